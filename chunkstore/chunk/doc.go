@@ -1,0 +1,2 @@
+// Package chunk says what a chunk is.
+package chunk

@@ -1,0 +1,2 @@
+// Package tree says what a file tree is.
+package tree
