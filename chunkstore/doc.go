@@ -1,0 +1,2 @@
+// Package chunkstore puts and gets chunks by ID.
+package chunkstore
