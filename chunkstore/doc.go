@@ -1,2 +1,18 @@
-// Package chunkstore puts and gets chunks by ID.
+// Package chunkstore puts and gets chunks by ID: it deduplicates, groups new
+// chunks into frames and frames into packs, and on the way back finds, opens
+// and proves them. It knows nothing of files and trees, and it never removes
+// anything. It declares the Index that it needs; package index fills it.
+//
+// Writing: a Writer belongs to one session (one snapshot being written). Every
+// goroutine that has chunks takes a Stream of its own, so that chunks that are
+// put one after the other lie in one frame. A chunk is known if a usable pack
+// holds it, or if the session has put it before. Full frames are compressed by
+// as many goroutines as there are cores and sealed into the open pack; full
+// packs are stored in the background. The order is what makes a crash harmless:
+// a pack is durable before the index knows it, and a segment names it only
+// then.
+//
+// Reading: Get decodes a whole frame once, however many ask for it, and keeps
+// it in a cache bounded in bytes. A chunk is proven against its ID once per
+// decoded frame.
 package chunkstore

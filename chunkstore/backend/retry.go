@@ -1,0 +1,128 @@
+package backend
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"iter"
+	"syscall"
+	"time"
+)
+
+// Retry returns b with calls repeated that fail for a reason that may pass.
+//
+// After the n-th failure of a call (n from 1), backoff says how long to wait
+// and whether to try again. A List is repeated only as long as it has yielded
+// nothing.
+//
+// A Put whose answer was lost may have been done, and what it stored may since
+// have been removed on purpose: repeating it would bring that back. So a Put is
+// repeated only where again says that its name may be put twice; nil stands for
+// never. If a repeated Put then finds the name taken, and its own bytes under
+// it, it has succeeded.
+func Retry(b Backend, backoff func(n int) (wait time.Duration, again bool), again func(name string) bool) Backend {
+	return &retry{b, backoff, again}
+}
+
+type retry struct {
+	Backend
+	backoff func(n int) (time.Duration, bool)
+	again   func(name string) bool
+}
+
+// Transient reports whether an error of a Backend may pass by itself. All may,
+// but those that tell a fact: about the name, the object, the permission, the
+// space left, or the caller's context.
+func Transient(err error) bool {
+	for _, fact := range []error{
+		fs.ErrExist, fs.ErrNotExist, fs.ErrPermission, fs.ErrInvalid, io.ErrUnexpectedEOF, errors.ErrUnsupported,
+		context.Canceled, context.DeadlineExceeded, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS,
+	} {
+		if errors.Is(err, fact) {
+			return false
+		}
+	}
+	return err != nil
+}
+
+// do calls f until it succeeds or is not to be called again.
+func (r *retry) do(ctx context.Context, f func(n int) error) error {
+	for n := 1; ; n++ {
+		err := f(n)
+		if err == nil || !Transient(err) {
+			return err
+		}
+		wait, again := r.backoff(n)
+		if !again {
+			return err
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return errors.Join(ctx.Err(), err)
+		case <-timer.C:
+		}
+	}
+}
+
+func (r *retry) Put(ctx context.Context, name string, p []byte) error {
+	if r.again == nil || !r.again(name) {
+		return r.Backend.Put(ctx, name, p)
+	}
+	return r.do(ctx, func(n int) error {
+		err := r.Backend.Put(ctx, name, p)
+		if n == 1 || !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		have, read := r.Backend.Get(ctx, name, 0, -1)
+		switch {
+		case read != nil && Transient(read):
+			return read // then Put and Get again
+		case read == nil && bytes.Equal(have, p):
+			return nil
+		}
+		return err
+	})
+}
+
+func (r *retry) Get(ctx context.Context, name string, off, n int64) (p []byte, err error) {
+	err = r.do(ctx, func(int) error {
+		p, err = r.Backend.Get(ctx, name, off, n)
+		return err
+	})
+	return p, err
+}
+
+func (r *retry) Remove(ctx context.Context, name string) error {
+	return r.do(ctx, func(int) error { return r.Backend.Remove(ctx, name) })
+}
+
+func (r *retry) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		var late error // came after something was yielded
+		err := r.do(ctx, func(int) error {
+			yielded := false
+			for info, err := range r.Backend.List(ctx, prefix) {
+				if err != nil && !yielded {
+					return err
+				}
+				if late = err; err != nil {
+					return nil
+				}
+				if yielded = true; !yield(info, nil) {
+					return nil
+				}
+			}
+			return nil
+		})
+		if err == nil {
+			err = late
+		}
+		if err != nil {
+			yield(Info{}, err)
+		}
+	}
+}

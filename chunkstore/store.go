@@ -1,0 +1,220 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"runtime"
+	"sync"
+
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/chunkstore/pack"
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
+)
+
+// Options of a Store; zero values mean the defaults.
+type Options struct {
+	FrameSize  int        // plain bytes of a data frame; 256 KiB
+	PackSize   int        // bytes at which a data pack is full; 32 MiB
+	Level      seal.Level // how hard to compress
+	CacheBytes int64      // decoded frames kept; 64 MiB
+	Random     io.Reader  // required to write
+}
+
+const (
+	defaultFrame = 256 << 10
+	metaFrame    = 32 << 10
+	defaultPack  = 32 << 20
+	metaPack     = 8 << 20
+	defaultCache = 64 << 20
+)
+
+// Store gets chunks, and puts them through Writers. It is safe for concurrent
+// use.
+type Store struct {
+	b     backend.Backend
+	k     *seal.Keys
+	ix    Index
+	opt   Options
+	cache *frameCache
+
+	mu       sync.RWMutex
+	packKeys map[pack.Name]*seal.FrameKey
+
+	prefetch chan struct{} // one token for each decode ahead under way
+}
+
+// New returns the Store of a repository.
+func New(b backend.Backend, k *seal.Keys, ix Index, opt Options) *Store {
+	if opt.FrameSize == 0 {
+		opt.FrameSize = defaultFrame
+	}
+	if opt.PackSize == 0 {
+		opt.PackSize = defaultPack
+	}
+	if opt.CacheBytes == 0 {
+		opt.CacheBytes = defaultCache
+	}
+	return &Store{b: b, k: k, ix: ix, opt: opt, cache: newFrameCache(opt.CacheBytes),
+		packKeys: map[pack.Name]*seal.FrameKey{}, prefetch: make(chan struct{}, 2*runtime.GOMAXPROCS(0))}
+}
+
+// Keys returns the keys in use.
+func (s *Store) Keys() *seal.Keys { return s.k }
+
+// Data returns the bytes of a file's chunk. They are shared and not to be
+// changed. A chunk that no pack holds is chunk.ErrMissing, one whose bytes do
+// not match chunk.ErrCorrupt.
+func (s *Store) Data(ctx context.Context, id chunk.ID) ([]byte, error) {
+	return s.get(ctx, id, s.k.Data)
+}
+
+// Page returns the bytes of a tree's page, as Data does for chunks.
+func (s *Store) Page(ctx context.Context, id chunk.ID) ([]byte, error) {
+	return s.get(ctx, id, s.k.Tree)
+}
+
+func (s *Store) get(ctx context.Context, id chunk.ID, h *chunk.Hasher) ([]byte, error) {
+	p, err := s.tryAll(ctx, id, h)
+	if err == nil || ctx.Err() != nil {
+		return p, err
+	}
+	// Packs move while prune runs: look again with what has been published
+	// since.
+	if changed, serr := s.ix.Sync(ctx); serr != nil || !changed {
+		return nil, err
+	}
+	return s.tryAll(ctx, id, h)
+}
+
+func (s *Store) tryAll(ctx context.Context, id chunk.ID, h *chunk.Hasher) ([]byte, error) {
+	var room [4]pack.Location
+	locs, err := s.ix.Lookup(id, room[:0])
+	if err != nil {
+		return nil, err
+	}
+	var last error
+	for _, loc := range locs {
+		p, err := s.read(ctx, id, loc, h)
+		if err == nil {
+			return p, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a pack that is gone says nothing of the chunk
+		}
+		if last == nil || !errors.Is(err, chunk.ErrMissing) {
+			last = err
+		}
+	}
+	if last == nil {
+		return nil, fmt.Errorf("chunk %s is in no pack: %w", id, chunk.ErrMissing)
+	}
+	return nil, last
+}
+
+// read gets one chunk at one place.
+func (s *Store) read(ctx context.Context, id chunk.ID, loc pack.Location, h *chunk.Hasher) ([]byte, error) {
+	f, err := s.cache.get(ctx, frameID{loc.Pack, loc.Frame}, func() (*frame, error) { return s.decode(ctx, loc) })
+	if err != nil {
+		return nil, fmt.Errorf("chunk %s: %w", id, err)
+	}
+	p, ok := f.chunk(loc, id, h)
+	if !ok {
+		return nil, fmt.Errorf("chunk %s: frame %d of pack %s holds other bytes: %w", id, loc.Frame, loc.Pack, chunk.ErrCorrupt)
+	}
+	return p, nil
+}
+
+func (s *Store) decode(ctx context.Context, loc pack.Location) (*frame, error) {
+	key, err := s.frameKey(loc.Pack)
+	if err != nil {
+		return nil, err
+	}
+	if loc.Plain > seal.MaxFrame || loc.Stored > seal.MaxFrame+seal.FrameOverhead {
+		return nil, fmt.Errorf("pack %s, frame %d: impossible size: %w", loc.Pack, loc.Frame, chunk.ErrCorrupt)
+	}
+	stored, err := s.b.Get(ctx, loc.Pack.Object(), int64(loc.Off), int64(loc.Stored))
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, fmt.Errorf("pack %s is cut short: %w", loc.Pack, chunk.ErrCorrupt)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pack %s: %w", loc.Pack, err)
+	}
+	plain, err := key.Open(make([]byte, 0, loc.Plain), loc.Frame, stored)
+	if err != nil {
+		return nil, fmt.Errorf("pack %s: %w", loc.Pack, err)
+	}
+	f, err := newFrame(plain)
+	if err != nil {
+		return nil, fmt.Errorf("pack %s, frame %d: %w", loc.Pack, loc.Frame, err)
+	}
+	return f, nil
+}
+
+// maxPackKeys bounds the unwrapped keys kept: unwrapping one costs 0.1 ms.
+const maxPackKeys = 10000
+
+func (s *Store) frameKey(name pack.Name) (*seal.FrameKey, error) {
+	s.mu.RLock()
+	key := s.packKeys[name]
+	s.mu.RUnlock()
+	if key != nil {
+		return key, nil
+	}
+	info, ok, err := s.ix.Pack(name)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fmt.Errorf("pack %s is not in the index: %w", name, chunk.ErrMissing)
+	}
+	if key, err = pack.FrameKey(s.k, name, info.Epoch, info.Wrapped); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	if len(s.packKeys) >= maxPackKeys {
+		clear(s.packKeys)
+	}
+	s.packKeys[name] = key
+	s.mu.Unlock()
+	return key, nil
+}
+
+// Prefetch hints that these data chunks will be wanted soon, in this order.
+// Their frames are decoded in the background as far as cores are free; what
+// fails will fail again for who really asks. It never waits.
+func (s *Store) Prefetch(ids []chunk.ID) {
+	var room [4]pack.Location
+	var last frameID
+	for _, id := range ids {
+		locs, err := s.ix.Lookup(id, room[:0])
+		if err != nil || len(locs) == 0 {
+			continue
+		}
+		fid := frameID{locs[0].Pack, locs[0].Frame}
+		if fid == last || s.cache.has(fid) {
+			continue
+		}
+		last = fid
+		select {
+		case s.prefetch <- struct{}{}:
+		default:
+			return
+		}
+		go func(loc pack.Location) {
+			defer func() { <-s.prefetch }()
+			ctx := context.Background()
+			_, _ = s.cache.get(ctx, fid, func() (*frame, error) { return s.decode(ctx, loc) })
+		}(locs[0])
+	}
+}
+
+// CacheStats returns hits, misses and the bytes held by the cache of decoded
+// frames.
+func (s *Store) CacheStats() (hits, misses uint64, bytes int64) { return s.cache.stats() }

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
+	"github.com/cutbankfs/cutbank/chunkstore/backend/local"
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
+	"github.com/cutbankfs/cutbank/repo"
+)
+
+// app is one run of the program.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	repoPath, passwordCommand, cacheDir string
+	noCache, json, quiet, verbose       bool
+	cacheLimit                          sizeFlag
+	level                               seal.Level
+	frameCache                          int64
+
+	givenPassword string // handed down by a parent process
+
+	open *repo.Repo
+}
+
+func (a *app) close() error {
+	if a.open == nil {
+		return nil
+	}
+	return a.open.Close()
+}
+
+// now is the program's only clock.
+func now() time.Time { return time.Now() }
+
+func (a *app) logf(format string, args ...any) {
+	if a.verbose {
+		fmt.Fprintf(a.stderr, "cutbank: "+format+"\n", args...)
+	}
+}
+
+// backendAt opens the folder that --repo names.
+func (a *app) backendAt(path string, create bool) (backend.Backend, error) {
+	if path == "" {
+		return nil, usagef("no repository named: give --repo or set CUTBANK_REPO")
+	}
+	if create {
+		return local.Create(path)
+	}
+	b, err := local.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w; `cutbank init -r %s` makes one", path, repo.ErrNoRepo, path)
+	}
+	return b, err
+}
+
+func (a *app) options() (repo.Options, error) {
+	dir, err := a.stateDir()
+	if err != nil {
+		return repo.Options{}, err
+	}
+	return repo.Options{Password: a.password, CacheDir: dir, CacheLimit: int64(a.cacheLimit), Level: a.level, FrameCache: a.frameCache,
+		Random: rand.Reader, Now: now, Logf: a.logf}, nil
+}
+
+// stateDir returns the folder for local state, empty for none.
+func (a *app) stateDir() (string, error) {
+	if a.noCache {
+		return "", nil
+	}
+	if a.cacheDir != "" {
+		return filepath.Abs(a.cacheDir)
+	}
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", nil // no home: no local state
+	}
+	return filepath.Join(base, "cutbank"), nil
+}
+
+// repo opens the repository, once.
+func (a *app) repo(ctx context.Context) (*repo.Repo, error) {
+	if a.open != nil {
+		return a.open, nil
+	}
+	b, err := a.backendAt(a.repoPath, false)
+	if err != nil {
+		return nil, err
+	}
+	opt, err := a.options()
+	if err != nil {
+		return nil, err
+	}
+	r, err := repo.Open(ctx, b, opt)
+	if errors.Is(err, repo.ErrNoRepo) {
+		return nil, fmt.Errorf("%w; `cutbank init -r %s` makes one", err, a.repoPath)
+	}
+	if errors.Is(err, repo.ErrKey) {
+		return nil, fmt.Errorf("%w: check CUTBANK_PASSWORD, CUTBANK_PASSWORD_FILE or --password-command", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.open = r
+	return r, nil
+}
+
+// synced opens the repository and reads what the index does not know yet.
+func (a *app) synced(ctx context.Context) (*repo.Repo, error) {
+	r, err := a.repo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := r.Index().Sync(ctx); err != nil {
+		a.warnf("%v", err) // what it would have told is missing; reads will say so
+	}
+	return r, nil
+}
+
+// password gets the password of an existing repository.
+func (a *app) password() (string, error) { return a.askPassword("password: ", false) }
+
+// askPassword takes the first source that is set.
+func (a *app) askPassword(prompt string, twice bool) (string, error) {
+	switch {
+	case a.givenPassword != "":
+		return a.givenPassword, nil
+	case a.passwordCommand != "":
+		out, err := exec.Command("/bin/sh", "-c", a.passwordCommand).Output()
+		if err != nil {
+			return "", fmt.Errorf("--password-command: %w", err)
+		}
+		return firstLine(out, "--password-command printed nothing")
+	case os.Getenv("CUTBANK_PASSWORD") != "":
+		return os.Getenv("CUTBANK_PASSWORD"), nil
+	case os.Getenv("CUTBANK_PASSWORD_FILE") != "":
+		p, err := os.ReadFile(os.Getenv("CUTBANK_PASSWORD_FILE"))
+		if err != nil {
+			return "", fmt.Errorf("CUTBANK_PASSWORD_FILE: %w", err)
+		}
+		return firstLine(p, "the file named by CUTBANK_PASSWORD_FILE is empty")
+	}
+	return a.promptPassword(prompt, twice)
+}
+
+func firstLine(p []byte, none string) (string, error) {
+	line, _, _ := bytes.Cut(p, []byte("\n"))
+	if s := strings.TrimSuffix(string(line), "\r"); s != "" {
+		return s, nil
+	}
+	return "", errors.New(none)
+}
+
+func (a *app) promptPassword(prompt string, twice bool) (string, error) {
+	f, ok := a.stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return "", fmt.Errorf("a password is needed: set CUTBANK_PASSWORD, CUTBANK_PASSWORD_FILE or --password-command: %w", repo.ErrKey)
+	}
+	read := func(prompt string) (string, error) {
+		fmt.Fprint(a.stderr, prompt)
+		p, err := term.ReadPassword(int(f.Fd()))
+		fmt.Fprintln(a.stderr)
+		return string(p), err
+	}
+	s, err := read(prompt)
+	if err != nil || !twice {
+		return s, err
+	}
+	again, err := read("the same again: ")
+	if err != nil {
+		return "", err
+	}
+	if s != again {
+		return "", errors.New("the two passwords differ: try again")
+	}
+	if s == "" {
+		return "", errors.New("an empty password protects nothing: give one, or --no-password")
+	}
+	return s, nil
+}
+
+// confirm asks on a terminal; without one the answer is no.
+func (a *app) confirm(question string) bool {
+	f, ok := a.stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return false
+	}
+	fmt.Fprintf(a.stderr, "%s [y/N] ", question)
+	line, _ := bufio.NewReader(f).ReadString('\n')
+	line = strings.ToLower(strings.TrimSpace(line))
+	return line == "y" || line == "yes"
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
+	"github.com/cutbankfs/cutbank/repo"
+	"github.com/cutbankfs/cutbank/snapshotter"
+)
+
+// hidden is an error that says nothing by itself: a mark for the exit code.
+type hidden struct{ code int }
+
+func (hidden) Error() string { return "" }
+
+var (
+	errUsage       error = &hidden{2}
+	errSilent      error = &hidden{1} // everything has been said
+	errDifferent   error = &hidden{8}
+	errRefused     error = &hidden{9}
+	errInterrupted       = errors.New("interrupted; nothing is left half done, run again to go on")
+	errDamaged           = fmt.Errorf("damage was found: %w", chunk.ErrCorrupt)
+)
+
+// exits is the table of exit codes: the first row that an error is, counts.
+var exits = []struct {
+	code int
+	what string
+	errs []error
+}{
+	{0, "done", nil},
+	{2, "the command line is wrong", []error{errUsage}},
+	{130, "interrupted by Ctrl-C or SIGTERM; nothing is left half done", []error{errInterrupted}},
+	{7, "the snapshot or restore is done, but partial: some files could not be read or written", []error{snapshotter.ErrPartial}},
+	{8, "differences were found (diff, verify --against, verify --receipt)", []error{errDifferent}},
+	{9, "refused: it would delete much; see the message", []error{errRefused}},
+	{6, "the repository was written by a newer cutbank", []error{repo.ErrFormat, seal.ErrVersion}},
+	{3, "stored data is damaged or missing", []error{chunk.ErrCorrupt, chunk.ErrMissing}},
+	{5, "wrong password or key", []error{repo.ErrKey, seal.ErrNoKey}},
+	{4, "no repository, snapshot or path of that name", []error{repo.ErrNoRepo, fs.ErrNotExist}},
+	{1, "anything else", []error{repo.ErrDead, fs.ErrExist, fs.ErrPermission, errSilent}},
+}
+
+func exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	for _, row := range exits {
+		for _, e := range row.errs {
+			if errors.Is(err, e) {
+				return row.code
+			}
+		}
+	}
+	return 1
+}
+
+func exitTable() string {
+	var b strings.Builder
+	b.WriteString("Exit codes:\n")
+	for _, row := range exits {
+		fmt.Fprintf(&b, "  %3d  %s\n", row.code, row.what)
+	}
+	return b.String()
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
+	"golang.org/x/sys/unix"
+
+	"github.com/cutbankfs/cutbank/repo/tree"
+	"github.com/cutbankfs/cutbank/snapshotter"
+)
+
+// filter decides what a snapshot leaves out.
+type filter struct {
+	roots   []filterRoot
+	match   gitignore.Matcher
+	oneFS   bool
+	own     map[[2]uint64]bool // device and inode of directories of ours
+	mounts  map[uint64]bool    // devices of mounts of cutbank
+	skipped int
+}
+
+// filterRoot is a snapshotted path; patterns are relative to it.
+type filterRoot struct {
+	path string // without the leading slash
+	dev  uint64
+}
+
+// parseIgnore reads patterns in the syntax of gitignore(5), one a line.
+func parseIgnore(lines []string) []gitignore.Pattern {
+	var ps []gitignore.Pattern
+	for _, l := range lines {
+		if strings.TrimSpace(l) == "" || strings.HasPrefix(l, "#") {
+			continue
+		}
+		ps = append(ps, gitignore.ParsePattern(l, nil))
+	}
+	return ps
+}
+
+func readLines(path string) ([]string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var lines []string
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		lines = append(lines, strings.TrimSuffix(s.Text(), "\r"))
+	}
+	if err := s.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return lines, nil
+}
+
+// forget leaves out a directory of cutbank's own.
+func (f *filter) forget(path string) {
+	var st unix.Stat_t
+	if path != "" && unix.Stat(path, &st) == nil {
+		if f.own == nil {
+			f.own = map[[2]uint64]bool{}
+		}
+		f.own[[2]uint64{st.Dev, st.Ino}] = true
+	}
+}
+
+// forgetMounts leaves out what is mounted by cutbank.
+func (f *filter) forgetMounts() {
+	p, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return // no such file, no such mounts to be found
+	}
+	f.mounts = map[uint64]bool{}
+	for line := range strings.Lines(string(p)) {
+		left, right, ok := strings.Cut(line, " - ")
+		fields := strings.Fields(left)
+		if !ok || len(fields) < 3 || !strings.HasPrefix(right, "fuse.cutbank ") {
+			continue
+		}
+		var major, minor uint32
+		if n, err := fmt.Sscanf(fields[2], "%d:%d", &major, &minor); n == 2 && err == nil {
+			f.mounts[unix.Mkdev(major, minor)] = true
+		}
+	}
+}
+
+// take is the filter itself.
+func (f *filter) take(path string, a *tree.Attr) snapshotter.Take {
+	if a.Kind == tree.Dir && (f.own[[2]uint64{a.Dev, a.Ino}] || f.mounts[a.Dev]) {
+		f.skipped++
+		return snapshotter.Skip
+	}
+	root, rel := f.root(path)
+	if root == nil || rel == "" {
+		return snapshotter.Whole
+	}
+	if f.match != nil && f.match.Match(strings.Split(rel, "/"), a.Kind == tree.Dir) {
+		f.skipped++
+		return snapshotter.Skip
+	}
+	if f.oneFS && a.Kind == tree.Dir && a.Dev != root.dev {
+		return snapshotter.Shallow
+	}
+	return snapshotter.Whole
+}
+
+// root finds the snapshotted path that path lies in, and the rest.
+func (f *filter) root(path string) (*filterRoot, string) {
+	for i := range f.roots {
+		r := &f.roots[i]
+		if r.path == "" {
+			return r, path
+		}
+		if path == r.path {
+			return r, ""
+		}
+		if rest, ok := strings.CutPrefix(path, r.path+"/"); ok {
+			return r, rest
+		}
+	}
+	return nil, ""
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/repo"
+)
+
+func (a *app) initCommand() *cobra.Command {
+	var chunkSize, frameSize sizeFlag = chunk.DefaultAvg, 256 << 10
+	var splitter, like string
+	var noPassword bool
+	c := &cobra.Command{
+		Use:   "init",
+		Short: "Make a repository in a new or empty folder",
+		Long: `init makes a repository in the folder that --repo names, which must be new or empty.
+
+The average chunk size is fixed for the repository's life. 64KiB suits databases
+and mixed data; larger chunks cost less index and find less that is equal.
+
+With --like the new repository gets the secrets and parameters of another one, so
+that packs can be copied between the two as they are.`,
+		Example: `  cutbank init -r /backup
+  CUTBANK_PASSWORD_FILE=/etc/cutbank.pw cutbank init -r /backup --chunker gear
+  cutbank init -r /backup/second --like /backup/first`,
+		Args: exactly(0, "no arguments"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			in := repo.InitOptions{FrameSize: int(frameSize)}
+			ctx := c.Context()
+			if like != "" {
+				other, err := a.openLike(c, like)
+				if err != nil {
+					return err
+				}
+				defer other.Close()
+				in.Like = other
+			} else {
+				p, err := chunk.NewParams(chunk.SplitterKind(splitter), int(chunkSize), rand.Reader)
+				if err != nil {
+					return usagef("%v", err)
+				}
+				in.Params = p
+			}
+			if !noPassword {
+				p, err := a.askPassword("password for the new repository: ", true)
+				if err != nil {
+					return err
+				}
+				in.Password = p
+			}
+			b, err := a.backendAt(a.repoPath, true)
+			if err != nil {
+				return err
+			}
+			opt, err := a.options()
+			if err != nil {
+				return err
+			}
+			r, err := repo.Init(ctx, b, in, opt)
+			if err != nil {
+				return err
+			}
+			a.open = r
+			if noPassword {
+				a.warnf("the key lies beside the data: whoever can read %s can read every snapshot in it", a.repoPath)
+			}
+			cfg := r.Config()
+			a.sayf("made repository %s in %s: %s chunks of %s on average", cfg.Repo, a.repoPath, cfg.Splitter.Kind, sizeText(int64(cfg.Splitter.Avg)))
+			return a.emit("init", object{"repo": cfg.Repo.String(), "path": a.repoPath, "chunker": cfg.Splitter.Kind, "chunk_size": cfg.Splitter.Avg,
+				"frame_size": cfg.FrameSize, "password": !noPassword})
+		},
+	}
+	f := c.Flags()
+	f.Var(&chunkSize, "chunk-size", "average size of a chunk, a power of two from 1KiB to 4MiB")
+	f.StringVar(&splitter, "chunker", string(chunk.Rabin), "how to find the cuts: rabin or gear")
+	f.Var(&frameSize, "frame-size", "how much is compressed together, 4KiB to 8MiB")
+	f.StringVar(&like, "like", "", "take secrets and parameters from this repository")
+	f.BoolVar(&noPassword, "no-password", false, "leave the key beside the data, open to whoever can read it")
+	c.MarkFlagsMutuallyExclusive("like", "chunk-size")
+	c.MarkFlagsMutuallyExclusive("like", "chunker")
+	c.MarkFlagsMutuallyExclusive("like", "frame-size")
+	return c
+}
+
+// openLike opens the repository whose secrets a new one shall share. Its
+// password may differ from the new one's: CUTBANK_LIKE_PASSWORD.
+func (a *app) openLike(c *cobra.Command, path string) (*repo.Repo, error) {
+	b, err := a.backendAt(path, false)
+	if err != nil {
+		return nil, err
+	}
+	opt, err := a.options()
+	if err != nil {
+		return nil, err
+	}
+	if p := os.Getenv("CUTBANK_LIKE_PASSWORD"); p != "" {
+		opt.Password = func() (string, error) { return p, nil }
+	}
+	r, err := repo.Open(c.Context(), b, opt)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, usagef("--like: %v", err)
+	}
+	return r, err
+}

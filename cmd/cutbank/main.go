@@ -1,0 +1,117 @@
+// Command cutbank keeps snapshots of directories in a deduplicated, compressed,
+// encrypted repository, and mounts them.
+//
+// This package is thin: flags, output and exit codes, one file for each
+// subcommand. What the commands print with --json is specified in README.md
+// beside this file.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the program: it returns the exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if cerr := a.close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		return 0
+	}
+	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, syscall.EINTR)) {
+		err = errInterrupted
+	}
+	if !errors.Is(err, errSilent) {
+		a.errorf("%v", err)
+	}
+	return exitCode(err)
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "cutbank",
+		Short: "Snapshots of directories, deduplicated, encrypted, and mounted",
+		Long: `cutbank keeps snapshots of directories in a repository: deduplicated by content,
+compressed, encrypted; and mounts every snapshot as plain, read-only directories.
+
+The repository is named by --repo or CUTBANK_REPO. The password comes from
+--password-command, CUTBANK_PASSWORD, CUTBANK_PASSWORD_FILE, or a prompt.
+
+A SNAPSHOT is an ID's first digits, "latest", NAME/latest, NAME/TIME or
+NAME/LABEL; SNAPSHOT:PATH names something inside.
+
+` + exitTable(),
+		Example: `  cutbank init -r /backup
+  cutbank snapshot -r /backup /etc /home
+  cutbank mount -r /backup /mnt
+  cutbank restore -r /backup latest:/etc/hosts /tmp/restored`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	f := root.PersistentFlags()
+	f.StringVarP(&a.repoPath, "repo", "r", os.Getenv("CUTBANK_REPO"), "the repository's folder (CUTBANK_REPO)")
+	f.StringVar(&a.passwordCommand, "password-command", "", "command whose first line of output is the password")
+	f.StringVar(&a.cacheDir, "cache-dir", os.Getenv("CUTBANK_CACHE_DIR"), "folder for local state (CUTBANK_CACHE_DIR; default: the user's cache folder)")
+	f.BoolVar(&a.noCache, "no-cache", false, "keep no local state")
+	f.Var(&a.cacheLimit, "cache-limit", "bytes of local state at most")
+	f.BoolVar(&a.json, "json", false, "print JSON, an object a line")
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but results and errors")
+	f.BoolVarP(&a.verbose, "verbose", "v", false, "tell what happens in the background")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usagef("%v; see `%s --help`", err, c.CommandPath())
+	})
+	root.AddCommand(
+		a.initCommand(), a.snapshotCommand(), a.snapshotsCommand(), a.mountCommand(), a.umountCommand(),
+		a.restoreCommand(), a.verifyCommand(), a.lsCommand(), a.catCommand(), a.findCommand(), a.diffCommand(),
+		a.statsCommand(), a.inspectCommand(), a.catObjectCommand(), a.keyCommand(), a.cacheCommand(),
+		a.benchCommand(), a.versionCommand(),
+	)
+	return root
+}
+
+// exactly and atLeast are argument checks that say what is expected.
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usagef("%s takes %s, got %d arguments; see `%s --help`", c.CommandPath(), what, len(args), c.CommandPath())
+		}
+		return nil
+	}
+}
+
+func between(low, high int, what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) < low || high >= 0 && len(args) > high {
+			return usagef("%s takes %s, got %d arguments; see `%s --help`", c.CommandPath(), what, len(args), c.CommandPath())
+		}
+		return nil
+	}
+}
+
+func usagef(format string, args ...any) error {
+	return fmt.Errorf("%w%w", errUsage, fmt.Errorf(format, args...))
+}

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/fs/restore"
+	"github.com/cutbankfs/cutbank/repo"
+	"github.com/cutbankfs/cutbank/repo/tree"
+	"github.com/cutbankfs/cutbank/snapshotter"
+)
+
+type restoreFlags struct {
+	opt       restore.Options
+	overwrite string
+	receipt   string
+	noReceipt bool
+	maxDelete float64
+}
+
+func (a *app) restoreCommand() *cobra.Command {
+	var s restoreFlags
+	c := &cobra.Command{
+		Use:   "restore SNAPSHOT[:PATH] TARGET",
+		Short: "Bring files back",
+		Long: `restore brings a snapshot, or what PATH names in it, into the directory TARGET:
+SNAPSHOT:DIR puts DIR's contents there, SNAPSHOT:FILE makes TARGET/FILE, and
+SNAPSHOT alone puts the snapshotted paths under TARGET.
+
+What is there already and equal is kept; of files that differ only what differs
+is fetched. A file is written beside the old one, synced and renamed, or with
+--in-place changed where it differs. Nothing outside TARGET is ever touched,
+whatever links the snapshot or TARGET hold. After an interruption, run it again:
+what is finished is not fetched twice.
+
+--include and --exclude take globs over the path relative to what is restored;
+** stands for any number of directories. With --delete, what the snapshot does
+not have is removed from the restored directories; more than a tenth of what is
+there only with --yes.
+
+At the end stands a receipt: every path with size and hash. "cutbank verify
+--receipt FILE" compares it with the files at any later time.`,
+		Example: `  cutbank restore -r /backup latest:/etc/nginx /etc/nginx --dry-run
+  cutbank restore -r /backup web/latest:/srv /srv --delete --exclude 'cache/**'
+  cutbank restore -r /backup latest /mnt/disk --include '**/*.conf'`,
+		Args: exactly(2, "SNAPSHOT[:PATH] and TARGET"),
+		RunE: func(c *cobra.Command, args []string) error { return a.restore(c.Context(), &s, args[0], args[1]) },
+	}
+	f := c.Flags()
+	f.StringArrayVarP(&s.opt.Include, "include", "i", nil, "restore only what fits this glob; repeatable")
+	f.StringArrayVarP(&s.opt.Exclude, "exclude", "e", nil, "leave out what fits this glob; repeatable")
+	f.StringVar(&s.overwrite, "overwrite", "if-changed", "always, if-changed, if-newer or never")
+	f.BoolVar(&s.opt.Delete, "delete", false, "remove what the snapshot does not have")
+	f.Float64Var(&s.maxDelete, "max-delete", 0.1, "share of the target that --delete may remove without --yes")
+	f.BoolVarP(&s.opt.Yes, "yes", "y", false, "let --delete remove any share")
+	f.BoolVar(&s.opt.InPlace, "in-place", false, "rewrite only what differs, within existing files")
+	f.BoolVar(&s.opt.Sparse, "sparse", false, "make holes of zeros, also where there were none")
+	f.BoolVar(&s.opt.Verify, "verify", false, "read everything back and compare")
+	f.BoolVarP(&s.opt.DryRun, "dry-run", "d", false, "tell what would be done, and do nothing")
+	f.IntVar(&s.opt.Workers, "workers", 0, "files written at once (default: one for each core)")
+	f.StringVar(&s.receipt, "receipt", "", "write the receipt to this file (default: in the user's state folder)")
+	f.BoolVar(&s.noReceipt, "no-receipt", false, "write no receipt")
+	return c
+}
+
+func (a *app) restore(ctx context.Context, s *restoreFlags, arg, target string) error {
+	policies := map[string]restore.Policy{"always": restore.Always, "if-changed": restore.IfChanged, "if-newer": restore.IfNewer, "never": restore.Never}
+	p, ok := policies[s.overwrite]
+	if !ok {
+		return usagef("--overwrite %q: use always, if-changed, if-newer or never", s.overwrite)
+	}
+	rec, at, n, err := a.node(ctx, arg)
+	if err != nil {
+		return err
+	}
+	item := restore.Item{Node: n}
+	switch {
+	case at == "":
+		item.Bare = true // the root stands for no directory of the source
+	case n.Attr().Kind != tree.Dir:
+		item.Path = path.Base(at)
+	}
+	opt := s.opt
+	opt.Overwrite, opt.MaxDelete = p, s.maxDelete
+	opt.Source = rec.ID.String() + ":" + at
+	opt.Sum = a.open.SecretKeys().Data.Sum
+	opt.Prefetch = func(_ context.Context, ids []chunk.ID) { a.open.Store().Prefetch(ids) }
+	var done atomic.Uint64
+	opt.Observer = a.restoreObserver(&done, opt.DryRun)
+	receipt, err := a.openReceipt(s, rec)
+	if err != nil {
+		return err
+	}
+	if receipt != nil {
+		opt.Receipt = receipt
+	}
+	total := uint64(0)
+	if t, ok := n.(tree.Totaler); ok && len(opt.Include) == 0 {
+		total = t.Totals().Bytes
+	}
+	stop := func() {}
+	if !opt.DryRun {
+		stop = a.showProgress("restore", func() status { return status{done: done.Load(), total: total} }, nil)
+	}
+	start := now()
+	totals, err := restore.Run(ctx, []restore.Item{item}, target, opt)
+	stop()
+	name, rerr := closeReceipt(receipt, err)
+	if err == nil {
+		err = rerr
+	}
+	var refused *restore.DeleteRefusedError
+	var problems *restore.ProblemsError
+	switch {
+	case errors.As(err, &refused):
+		return fmt.Errorf("%w%w", errRefused, err)
+	case errors.As(err, &problems):
+		a.restoreSummary(totals, opt.DryRun, now().Sub(start).Seconds(), name)
+		// Damage in the repository counts more than that the restore is partial.
+		if errors.Is(err, chunk.ErrCorrupt) || errors.Is(err, chunk.ErrMissing) {
+			return fmt.Errorf("%d paths were not restored fully, some because stored data is damaged: %w", problems.Count, chunk.ErrCorrupt)
+		}
+		return fmt.Errorf("%d paths were not restored fully: %w", problems.Count, errPartialRestore)
+	case err != nil:
+		return err
+	}
+	return a.restoreSummary(totals, opt.DryRun, now().Sub(start).Seconds(), name)
+}
+
+// errPartialRestore has the exit code of everything that is done, but not
+// whole.
+var errPartialRestore = fmt.Errorf("restore is partial%w", &partialMark{})
+
+type partialMark struct{}
+
+func (*partialMark) Error() string        { return "" }
+func (*partialMark) Is(target error) bool { return target == snapshotter.ErrPartial }
+
+func (a *app) restoreObserver(done *atomic.Uint64, dry bool) restore.Observer {
+	o := restore.Observer{
+		Problem: func(path string, err error) {
+			a.errorf("%s: %v", quote(path), err)
+			if err := a.emit("problem", object{"error": err.Error()}.setPath("path", path)); err != nil {
+				a.errorf("%v", err)
+			}
+		},
+		Progress: func(_, write int64) { done.Add(uint64(write)) },
+	}
+	if !dry {
+		return o
+	}
+	o.Planned = func(act restore.Action) {
+		if act.Op == restore.Keep && !a.verbose && !a.json {
+			return
+		}
+		a.printf("%-7s %s", act.Op, quote(act.Path))
+		if act.BytesRead > 0 || act.BytesWrite > 0 {
+			a.printf("  (%s to read, %s to write)", bytesText(uint64(act.BytesRead)), bytesText(uint64(act.BytesWrite)))
+		}
+		a.printf("\n")
+		if err := a.emit("plan", object{"op": act.Op.String(), "read": act.BytesRead, "write": act.BytesWrite}.setPath("path", act.Path)); err != nil {
+			a.errorf("%v", err)
+		}
+	}
+	return o
+}
+
+func (a *app) restoreSummary(t restore.Totals, dry bool, seconds float64, receipt string) error {
+	verb := "restored"
+	if dry {
+		verb = "would restore"
+	}
+	a.sayf("%s %s files, %s: %d created, %d changed, %d metadata, %d deleted, %d kept", verb, countText(uint64(t.Files)), bytesText(uint64(t.Bytes)),
+		t.Created, t.Changed, t.Meta, t.Deleted, t.Kept)
+	a.sayf("  %s read, %s written in %.1fs", bytesText(uint64(t.BytesRead)), bytesText(uint64(t.BytesWrite)), seconds)
+	if receipt != "" {
+		a.sayf("  receipt: %s", receipt)
+	}
+	return a.emit("restore", object{"dry_run": dry, "created": t.Created, "changed": t.Changed, "meta": t.Meta, "deleted": t.Deleted, "kept": t.Kept,
+		"problems": t.Problems, "files": t.Files, "bytes": t.Bytes, "read": t.BytesRead, "written": t.BytesWrite, "seconds": seconds, "receipt": receipt})
+}
+
+// receiptFile becomes a receipt when it is whole.
+type receiptFile struct {
+	*os.File
+	final string
+}
+
+func (a *app) openReceipt(s *restoreFlags, rec *repo.Snapshot) (*receiptFile, error) {
+	if s.noReceipt || s.opt.DryRun {
+		return nil, nil
+	}
+	final := s.receipt
+	if final == "" {
+		dir := os.Getenv("XDG_STATE_HOME")
+		if dir == "" {
+			home, err := os.UserHomeDir()
+			if err != nil {
+				a.warnf("no receipt is kept: %v; --receipt names a file", err)
+				return nil, nil
+			}
+			dir = filepath.Join(home, ".local", "state")
+		}
+		dir = filepath.Join(dir, "cutbank", "receipts")
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			a.warnf("no receipt is kept: %v; --receipt names a file", err)
+			return nil, nil
+		}
+		final = filepath.Join(dir, strings.ReplaceAll(now().UTC().Format("2006-01-02T15.04.05.000000Z"), ":", ".")+"-"+rec.ID.String()[:8]+".jsonl")
+	}
+	f, err := os.OpenFile(final+".part", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("receipt: %w", err)
+	}
+	return &receiptFile{f, final}, nil
+}
+
+// closeReceipt keeps the receipt of a restore that came to its end, and
+// returns its name.
+func closeReceipt(f *receiptFile, err error) (string, error) {
+	if f == nil {
+		return "", nil
+	}
+	var problems *restore.ProblemsError
+	whole := err == nil || errors.As(err, &problems)
+	serr := f.Sync()
+	if cerr := f.Close(); serr == nil {
+		serr = cerr
+	}
+	if !whole || serr != nil {
+		os.Remove(f.Name())
+		return "", serr
+	}
+	return f.final, os.Rename(f.Name(), f.final)
+}
+
+var _ io.Writer = (*receiptFile)(nil)

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
+	"github.com/cutbankfs/cutbank/repo"
+	"github.com/cutbankfs/cutbank/repo/tree"
+	"github.com/cutbankfs/cutbank/snapshotter"
+	"github.com/cutbankfs/cutbank/snapshotter/source"
+)
+
+type snapshotFlags struct {
+	name, label, note, stdin, compression string
+	tags, exclude, excludeFiles           []string
+	oneFS, noParent                       bool
+	workers                               int
+}
+
+func (a *app) snapshotCommand() *cobra.Command {
+	var s snapshotFlags
+	c := &cobra.Command{
+		Use:   "snapshot PATH...",
+		Short: "Keep a snapshot of directories and files",
+		Long: `snapshot keeps the paths as they are now. Files that have not changed since the
+last snapshot of the same name are not read; of files that have, only new chunks
+are stored. A file that changes while it is read is read again, twice at most,
+and then stored and marked.
+
+What cannot be read is named on stderr and leaves the snapshot partial (exit code
+7). After an interruption nothing is half done: the next run stores only what is
+missing.
+
+--exclude and --exclude-file take patterns in the syntax of gitignore, relative
+to each snapshotted path. The repository itself and mounts of cutbank are left
+out always.`,
+		Example: `  cutbank snapshot -r /backup /etc /home --exclude '*.o' --exclude /home/*/.cache
+  cutbank snapshot -r /backup --name db --label before-upgrade /var/lib/postgresql
+  pg_dumpall | cutbank snapshot -r /backup --name dump --stdin all.sql`,
+		Args: between(0, -1, "one PATH or more"),
+		RunE: func(c *cobra.Command, args []string) error { return a.snapshot(c.Context(), &s, args) },
+	}
+	host, _ := os.Hostname()
+	f := c.Flags()
+	f.StringVarP(&s.name, "name", "n", host, "what the snapshots of this source are called")
+	f.StringVar(&s.label, "label", "", "a label for this snapshot, unique for the name")
+	f.StringVar(&s.note, "note", "", "a note for people")
+	f.StringSliceVar(&s.tags, "tag", nil, "a tag; repeatable")
+	f.StringArrayVarP(&s.exclude, "exclude", "e", nil, "leave out what fits this pattern; repeatable")
+	f.StringArrayVar(&s.excludeFiles, "exclude-file", nil, "read such patterns from a file; repeatable")
+	f.BoolVarP(&s.oneFS, "one-file-system", "x", false, "do not descend into other file systems")
+	f.StringVar(&s.stdin, "stdin", "", "keep standard input as a file of this name")
+	f.StringVar(&s.compression, "compression", "fastest", "fastest, default or better")
+	f.BoolVar(&s.noParent, "no-parent", false, "read every file, changed or not")
+	f.IntVar(&s.workers, "workers", 0, "files read at once (default: one for each core)")
+	return c
+}
+
+func (a *app) snapshot(ctx context.Context, s *snapshotFlags, args []string) error {
+	if (s.stdin != "") == (len(args) > 0) {
+		return usagef("give one PATH or more, or --stdin NAME, and not both; see `cutbank snapshot --help`")
+	}
+	levels := map[string]seal.Level{"fastest": seal.Fastest, "default": seal.Default, "better": seal.Better}
+	level, ok := levels[s.compression]
+	if !ok {
+		return usagef("--compression %q: use fastest, default or better", s.compression)
+	}
+	a.level = level
+	if err := repo.CheckName(s.name); err != nil {
+		return usagef("%v: use --name", err)
+	}
+	src, paths, fl, err := a.sources(s, args)
+	if err != nil {
+		return err
+	}
+	r, err := a.repo(ctx)
+	if err != nil {
+		return err
+	}
+	host, _ := os.Hostname()
+	var p snapshotter.Progress
+	opt := snapshotter.Options{Name: s.name, Label: s.label, Note: s.note, Tags: s.tags, Host: host, Program: programVersion(), Exclude: slices.Clone(s.exclude),
+		Workers: s.workers, NoParent: s.noParent, Now: now, Progress: &p, Logf: a.logf}
+	if fl != nil {
+		opt.Filter = fl.take
+	}
+	opt.Problem = func(path string, err error) { a.warnf("%s: %v", quote("/"+path), err) }
+	start := now()
+	sctx, stopScan := context.WithCancel(ctx)
+	total := a.scan(sctx, src, fl)
+	stop := a.showProgress("snapshot", func() status {
+		return status{p.Bytes.Load(), total.Load(), fmt.Sprintf("%s files, %s new, %s known", countText(p.Files.Load()), bytesText(p.NewBytes.Load()), bytesText(p.Known.Load()))}
+	}, func() object {
+		return object{"files": p.Files.Load(), "read": p.ReadBytes.Load(), "new": p.NewBytes.Load(), "known": p.Known.Load()}
+	})
+	rec, err := snapshotter.Run(ctx, r, src, paths, opt)
+	stopScan()
+	stop()
+	if rec == nil {
+		return err
+	}
+	if serr := a.summary(ctx, rec, now().Sub(start)); serr != nil {
+		return serr
+	}
+	return err
+}
+
+// sources makes the root of what is to be kept, and the filter for it.
+func (a *app) sources(s *snapshotFlags, args []string) (tree.Node, []string, *filter, error) {
+	if s.stdin != "" {
+		n, err := snapshotter.Stdin(s.stdin, a.stdin, tree.TimeOf(now()))
+		return n, []string{"/" + s.stdin}, nil, err
+	}
+	fl := &filter{oneFS: s.oneFS}
+	var paths []string
+	for _, p := range args {
+		abs, err := filepath.Abs(p)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		n, err := source.Open(abs)
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("nothing was stored: %w", err)
+		}
+		paths = append(paths, abs)
+		fl.roots = append(fl.roots, filterRoot{strings.TrimPrefix(abs, "/"), n.Attr().Dev})
+	}
+	slices.Sort(paths)
+	paths = slices.Compact(paths)
+	var lines []string
+	for _, file := range s.excludeFiles {
+		more, err := readLines(file)
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("--exclude-file: %w", err)
+		}
+		lines = append(lines, more...)
+	}
+	s.exclude = append(lines, s.exclude...) // who types has the last word
+	if patterns := parseIgnore(s.exclude); len(patterns) > 0 {
+		fl.match = gitignore.NewMatcher(patterns)
+	}
+	fl.forget(a.repoPath)
+	if dir, err := a.stateDir(); err == nil {
+		fl.forget(dir)
+	}
+	fl.forgetMounts()
+	root, err := snapshotter.Join(paths, source.Open)
+	return root, paths, fl, err
+}
+
+// scan counts ahead what there is, for a bar's total. It is worth its cost only
+// where somebody looks at it.
+func (a *app) scan(ctx context.Context, src tree.Node, fl *filter) *atomic.Uint64 {
+	total := &atomic.Uint64{}
+	f, ok := a.stderr.(*os.File)
+	if a.quiet || a.json || fl == nil || !ok || !term.IsTerminal(int(f.Fd())) {
+		return total
+	}
+	quiet := *fl // the filter counts what it skips
+	var walk func(n tree.Node, path string, sum *uint64)
+	walk = func(n tree.Node, path string, sum *uint64) {
+		for c, err := range n.Entries(ctx, 0) {
+			if err != nil || ctx.Err() != nil {
+				continue
+			}
+			at := c.Attr()
+			p := strings.TrimPrefix(path+"/"+at.Name, "/")
+			switch take := quiet.take(p, at); {
+			case at.Kind == tree.File && take == snapshotter.Whole:
+				*sum += uint64(at.Size)
+			case at.Kind == tree.Dir && take == snapshotter.Whole:
+				walk(c, p, sum)
+			}
+		}
+	}
+	go func() {
+		var sum uint64
+		walk(src, "", &sum)
+		if ctx.Err() == nil {
+			total.Store(sum)
+		}
+	}()
+	return total
+}
+
+// summary tells what a snapshot holds and what it cost.
+func (a *app) summary(ctx context.Context, rec *repo.Snapshot, d time.Duration) error {
+	dir := rec.Time.UTC().Format(repo.TimeLayout)
+	if snaps, err := a.open.Snapshots(ctx); err == nil {
+		for _, s := range snaps {
+			if s.ID == rec.ID {
+				dir = s.Dir
+			}
+		}
+	}
+	st := rec.Stats
+	a.sayf("snapshot %s: %s/%s", rec.ID.String()[:8], rec.Name, dir)
+	a.sayf("  %s files, %s directories, %s", countText(rec.Totals.Files), countText(rec.Totals.Dirs), bytesText(rec.Totals.Bytes))
+	a.sayf("  %s files new, %s modified, %s unchanged", countText(st.New), countText(st.Modified), countText(st.Unchanged))
+	a.sayf("  %s read, %s new, %s stored (ratio %.2f)", bytesText(st.ReadBytes), bytesText(st.NewBytes), bytesText(st.Stored), ratio(rec.Totals.Bytes, st.Stored))
+	if rec.Changed > 0 {
+		a.sayf("  %s files changed while they were read, and are marked", countText(rec.Changed))
+	}
+	a.sayf("  took %s, %s/s", durationText(d), bytesText(uint64(float64(rec.Totals.Bytes)/d.Seconds())))
+	o := object{"id": rec.ID.String(), "name": rec.Name, "time": rec.Time, "dir": dir, "label": rec.Label, "files": rec.Totals.Files, "dirs": rec.Totals.Dirs,
+		"bytes": rec.Totals.Bytes, "new_files": st.New, "modified_files": st.Modified, "unchanged_files": st.Unchanged, "read_bytes": st.ReadBytes,
+		"new_bytes": st.NewBytes, "stored": st.Stored, "changed": rec.Changed, "unread": rec.Unread, "seconds": d.Seconds(), "tree": rec.Tree.String(), "partial": rec.Unread > 0}
+	if err := a.emit("snapshot", o); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}

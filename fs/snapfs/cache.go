@@ -1,0 +1,132 @@
+package snapfs
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/repo/tree"
+)
+
+// Chunks is where the bytes come from: chunkstore.Store fills it. What it
+// returns is proven, shared and not to be changed.
+type Chunks interface {
+	Page(ctx context.Context, id chunk.ID) ([]byte, error)
+	Data(ctx context.Context, id chunk.ID) ([]byte, error)
+	Prefetch(ids []chunk.ID)
+}
+
+// page is a decoded page with running sums: starts[i] and items[i] count what
+// comes before item i.
+type page struct {
+	*tree.Page
+	starts []uint64 // nodes of a directory, bytes of a recipe
+	items  []uint64 // leaf items; nil for leaves
+	total  uint64
+}
+
+func newPage(p *tree.Page) (*page, error) {
+	pg := &page{Page: p}
+	add := func(v uint64) error {
+		pg.starts = append(pg.starts, pg.total)
+		if pg.total += v; pg.total >= 1<<62 {
+			return fmt.Errorf("page whose counts overflow: %w", chunk.ErrCorrupt)
+		}
+		return nil
+	}
+	items := uint64(0)
+	for i := range p.Refs {
+		v := p.Refs[i].Below.Nodes
+		if p.Kind == tree.RecipePage {
+			v = p.Refs[i].Below.Bytes
+		}
+		if err := add(v); err != nil {
+			return nil, err
+		}
+		pg.items = append(pg.items, items)
+		items += p.Refs[i].Items
+	}
+	for i := range p.Entries {
+		if err := add(p.Entries[i].Below.Nodes + 1); err != nil {
+			return nil, err
+		}
+	}
+	for i := range p.Extents {
+		if err := add(uint64(p.Extents[i].Len)); err != nil {
+			return nil, err
+		}
+	}
+	return pg, nil
+}
+
+// Cache keeps decoded pages, least recently used ones go first. It is safe for
+// concurrent use.
+type Cache struct {
+	c Chunks
+
+	mu    sync.Mutex
+	limit int
+	byID  map[chunk.ID]*list.Element
+	lru   *list.List
+}
+
+type cachedPage struct {
+	id   chunk.ID
+	page *page
+}
+
+// pageLimit is how many decoded pages are kept: about 15 KB each.
+const pageLimit = 2048
+
+// NewCache returns a Cache over c.
+func NewCache(c Chunks) *Cache {
+	return &Cache{c: c, limit: pageLimit, byID: map[chunk.ID]*list.Element{}, lru: list.New()}
+}
+
+// page returns the page of that ID, which must be of that kind and level;
+// level -1: any, for roots.
+func (c *Cache) page(ctx context.Context, id chunk.ID, kind tree.PageKind, level int) (*page, error) {
+	c.mu.Lock()
+	el := c.byID[id]
+	if el != nil {
+		c.lru.MoveToFront(el)
+	}
+	c.mu.Unlock()
+	var pg *page
+	if el != nil {
+		pg = el.Value.(*cachedPage).page
+	} else {
+		b, err := c.c.Page(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		p, err := tree.ParsePage(b)
+		if err != nil {
+			return nil, fmt.Errorf("page %s: %w", id, err)
+		}
+		if pg, err = newPage(p); err != nil {
+			return nil, fmt.Errorf("page %s: %w", id, err)
+		}
+		c.add(id, pg)
+	}
+	if pg.Kind != kind || level >= 0 && pg.Level != level {
+		return nil, fmt.Errorf("page %s is of kind %d, level %d where kind %d, level %d should be: %w", id, pg.Kind, pg.Level, kind, level, chunk.ErrCorrupt)
+	}
+	return pg, nil
+}
+
+func (c *Cache) add(id chunk.ID, pg *page) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byID[id] != nil {
+		return
+	}
+	c.byID[id] = c.lru.PushFront(&cachedPage{id, pg})
+	for c.lru.Len() > c.limit {
+		el := c.lru.Back()
+		c.lru.Remove(el)
+		delete(c.byID, el.Value.(*cachedPage).id)
+	}
+}

@@ -1,0 +1,271 @@
+package snapfs
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"iter"
+	"path"
+	"slices"
+	"sort"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/repo/tree"
+)
+
+// snapshot is one tree of nodes.
+type snapshot struct {
+	c    *Cache
+	root *node
+}
+
+// node is a tree.Numbered, tree.Extenter and tree.Totaler.
+type node struct {
+	s      *snapshot
+	e      *tree.Entry
+	attr   tree.Attr
+	n      uint64
+	parent *node // nil for the root
+
+	next  atomic.Int64 // where a sequential reader would go on
+	ahead atomic.Int64 // up to where chunks were asked for in advance
+}
+
+var (
+	_ tree.Numbered = (*node)(nil)
+	_ tree.Extenter = (*node)(nil)
+	_ tree.Totaler  = (*node)(nil)
+)
+
+// Open returns the root of the tree whose root page is that of a record.
+func (c *Cache) Open(ctx context.Context, root chunk.ID) (tree.Numbered, error) {
+	pg, err := c.page(ctx, root, tree.DirPage, 0)
+	if err != nil {
+		return nil, fmt.Errorf("root of the tree: %w", err)
+	}
+	if len(pg.Entries) != 1 || pg.Entries[0].Kind != tree.Dir {
+		return nil, fmt.Errorf("root of the tree: page %s is none: %w", root, chunk.ErrCorrupt)
+	}
+	s := &snapshot{c: c}
+	s.root = &node{s: s, e: &pg.Entries[0], attr: pg.Entries[0].Attr}
+	s.root.attr.Name, s.root.attr.Ino = "", 1
+	return s.root, nil
+}
+
+func (n *node) child(ctx context.Context, e *tree.Entry, number uint64) *node {
+	c := &node{s: n.s, e: e, attr: e.Attr, n: number, parent: n}
+	if e.Link != "" {
+		if first, err := c.scope().walk(ctx, e.Link); err == nil && first.attr.Kind == c.attr.Kind {
+			c.n = first.n
+		}
+	}
+	c.attr.Ino = c.n + 1
+	return c
+}
+
+// scope returns the directory that the path of a hard link counts from.
+func (n *node) scope() *node {
+	d := n.parent
+	for d.parent != nil && !d.e.Scope {
+		d = d.parent
+	}
+	return d
+}
+
+// walk goes down a slash-separated path.
+func (n *node) walk(ctx context.Context, p string) (*node, error) {
+	for name := range strings.SplitSeq(p, "/") {
+		c, err := n.lookup(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		n = c
+	}
+	return n, nil
+}
+
+// Walk returns the node at a slash-separated path below n; "" or "." is n
+// itself.
+func Walk(ctx context.Context, n tree.Node, p string) (tree.Node, error) {
+	p = strings.Trim(path.Clean("/"+p), "/")
+	if p == "" {
+		return n, nil
+	}
+	for name := range strings.SplitSeq(p, "/") {
+		c, err := n.Lookup(ctx, name)
+		if err != nil {
+			return nil, &fs.PathError{Op: "lookup", Path: p, Err: cause(err)}
+		}
+		n = c
+	}
+	return n, nil
+}
+
+// cause strips a path error, whose path the caller knows better.
+func cause(err error) error {
+	if pe, ok := err.(*fs.PathError); ok {
+		return pe.Err
+	}
+	return err
+}
+
+func (n *node) path() string {
+	if n.parent == nil {
+		return "."
+	}
+	var parts []string
+	for ; n.parent != nil; n = n.parent {
+		parts = append(parts, n.attr.Name)
+	}
+	slices.Reverse(parts)
+	return strings.Join(parts, "/")
+}
+
+func (n *node) fail(op string, err error) error {
+	return &fs.PathError{Op: op, Path: n.path(), Err: err}
+}
+
+func (n *node) Attr() *tree.Attr { return &n.attr }
+
+func (n *node) Number() uint64 { return n.n }
+
+func (n *node) Totals() tree.Totals { return n.e.Totals() }
+
+// TreeID names what is below a directory: equal IDs, equal trees.
+func (n *node) TreeID() chunk.ID { return n.e.Root }
+
+func (n *node) Xattrs(ctx context.Context) ([]tree.Xattr, error) {
+	if n.e.XattrPage.IsZero() {
+		return n.e.Xattrs, nil
+	}
+	pg, err := n.s.c.page(ctx, n.e.XattrPage, tree.XattrPage, 0)
+	if err != nil {
+		return nil, n.fail("getxattr", err)
+	}
+	return pg.Page.Xattrs, nil
+}
+
+func (n *node) Lookup(ctx context.Context, name string) (tree.Node, error) {
+	c, err := n.lookup(ctx, name)
+	if err != nil {
+		return nil, &fs.PathError{Op: "lookup", Path: path.Join(n.path(), name), Err: err}
+	}
+	return c, nil
+}
+
+func (n *node) lookup(ctx context.Context, name string) (*node, error) {
+	if n.attr.Kind != tree.Dir {
+		return nil, syscall.ENOTDIR
+	}
+	if n.e.Root.IsZero() {
+		return nil, fs.ErrNotExist
+	}
+	number := n.n + 1
+	id, level := n.e.Root, -1
+	for {
+		pg, err := n.s.c.page(ctx, id, tree.DirPage, level)
+		if err != nil {
+			return nil, err
+		}
+		if pg.Level == 0 {
+			i, ok := slices.BinarySearchFunc(pg.Entries, name, func(e tree.Entry, name string) int { return strings.Compare(e.Name, name) })
+			if !ok {
+				return nil, fs.ErrNotExist
+			}
+			return n.child(ctx, &pg.Entries[i], number+pg.starts[i]), nil
+		}
+		i := sort.Search(len(pg.Refs), func(i int) bool { return pg.Refs[i].Last >= name })
+		if i == len(pg.Refs) {
+			return nil, fs.ErrNotExist
+		}
+		number += pg.starts[i]
+		id, level = pg.Refs[i].ID, pg.Level-1
+	}
+}
+
+func (n *node) ByNumber(ctx context.Context, number uint64) (tree.Node, error) {
+	at := n.s.root
+	if number > at.e.Below.Nodes {
+		return nil, fmt.Errorf("node %d: %w", number, fs.ErrNotExist)
+	}
+	for at.n != number {
+		next, err := at.below(ctx, number)
+		if err != nil {
+			return nil, at.fail("lookup", err)
+		}
+		if next.n > number || next.n == at.n {
+			// Number of a hard link's later name: nobody was told of it.
+			return nil, fmt.Errorf("node %d: %w", number, fs.ErrNotExist)
+		}
+		at = next
+	}
+	return at, nil
+}
+
+// below returns the child that is, or holds, the node of that number.
+func (n *node) below(ctx context.Context, number uint64) (*node, error) {
+	if n.e.Root.IsZero() {
+		return nil, fs.ErrNotExist
+	}
+	start := n.n + 1
+	id, level := n.e.Root, -1
+	for {
+		pg, err := n.s.c.page(ctx, id, tree.DirPage, level)
+		if err != nil {
+			return nil, err
+		}
+		if number < start || number-start >= pg.total {
+			return nil, fmt.Errorf("page %s holds %d nodes, number %d should be among them: %w", id, pg.total, number-start, chunk.ErrCorrupt)
+		}
+		i := sort.Search(len(pg.starts), func(i int) bool { return pg.starts[i] > number-start }) - 1
+		start += pg.starts[i]
+		if pg.Level == 0 {
+			return n.child(ctx, &pg.Entries[i], start), nil
+		}
+		id, level = pg.Refs[i].ID, pg.Level-1
+	}
+}
+
+func (n *node) Entries(ctx context.Context, from int64) iter.Seq2[tree.Node, error] {
+	return func(yield func(tree.Node, error) bool) {
+		if n.attr.Kind != tree.Dir {
+			yield(nil, n.fail("readdir", syscall.ENOTDIR))
+			return
+		}
+		if n.e.Root.IsZero() || from < 0 || uint64(from) >= n.e.Children {
+			return
+		}
+		n.entries(ctx, n.e.Root, -1, uint64(from), n.n+1, yield)
+	}
+}
+
+// entries yields the leaf items of a page from the from-th on and reports
+// whether to go on. Damage of a page is yielded, and the pages behind it are
+// still read.
+func (n *node) entries(ctx context.Context, id chunk.ID, level int, from, number uint64, yield func(tree.Node, error) bool) bool {
+	pg, err := n.s.c.page(ctx, id, tree.DirPage, level)
+	if err != nil {
+		return yield(nil, n.fail("readdir", err)) && ctx.Err() == nil
+	}
+	for i := range pg.Entries {
+		if uint64(i) >= from && !yield(n.child(ctx, &pg.Entries[i], number+pg.starts[i]), nil) {
+			return false
+		}
+	}
+	for i := range pg.Refs {
+		if pg.items[i]+pg.Refs[i].Items <= from {
+			continue
+		}
+		skip := uint64(0)
+		if from > pg.items[i] {
+			skip = from - pg.items[i]
+		}
+		if !n.entries(ctx, pg.Refs[i].ID, pg.Level-1, skip, number+pg.starts[i], yield) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,338 @@
+package index
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cutbankfs/cutbank/chunkstore"
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/chunkstore/pack"
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
+)
+
+// DefaultMemoryLimit is how many locations are kept in memory before they move
+// into a generation: about 28 MB.
+const DefaultMemoryLimit = 400_000
+
+// Options are how to open an index. The zero value keeps all in memory.
+type Options struct {
+	// Dir is the cache directory of this repository on this machine; the
+	// index uses its subdirectory "index". "" keeps all in memory.
+	Dir string
+
+	// MemoryLimit is how many published locations stay in memory;
+	// 0 means DefaultMemoryLimit.
+	MemoryLimit int
+
+	// MaxBytes bounds what Dir/index takes. While a generation is written the
+	// one before it lies beside it. What does not fit stays in memory. 0
+	// means no limit.
+	MaxBytes int64
+
+	Logf   func(format string, args ...any) // nil drops what it is told
+	Random io.Reader                        // nil means crypto/rand
+}
+
+// DB is the index of one repository. It is safe for concurrent use, and any
+// number of processes may have one open on the same directory.
+type DB struct {
+	backend backend.Backend
+	keys    *seal.Keys
+	opt     Options
+	cache   cache
+	repo    string
+
+	syncing chan struct{} // holds a token while somebody syncs
+	buildMu sync.Mutex    // while a generation is built or taken over
+	randMu  sync.Mutex
+	news    atomic.Uint64 // counts what segments and generations made known
+
+	background sync.WaitGroup
+	stop       context.Context // ends when the index is closed
+	cancel     context.CancelFunc
+
+	mu       sync.RWMutex
+	closed   bool
+	building bool        // a goroutine builds
+	buildAt  int         // published entries in memory at which to build next
+	gen      *generation // nil: none
+	dead     map[uint32]struct{}
+	mem      *memory
+	// All that covered segments list is in gen or mem, or was dropped. When
+	// that ceases to hold, covered is emptied and losses counts.
+	covered map[SegmentName]struct{}
+	losses  int
+	dropped map[pack.Name]struct{}
+}
+
+var _ chunkstore.Index = (*DB)(nil)
+
+// Open opens the newest usable generation of the cache, and nothing else: what
+// is newer becomes known by Sync. A cache that is absent, damaged or out of
+// reach is no error; the index then starts empty. It is for the repository of
+// these keys. Close it.
+func Open(ctx context.Context, b backend.Backend, k *seal.Keys, opt Options) (*DB, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if opt.MemoryLimit < 0 || opt.MaxBytes < 0 {
+		return nil, fmt.Errorf("index: limits of %d entries and %d bytes: must not be negative", opt.MemoryLimit, opt.MaxBytes)
+	}
+	if opt.MemoryLimit == 0 {
+		opt.MemoryLimit = DefaultMemoryLimit
+	}
+	if opt.Logf == nil {
+		opt.Logf = func(string, ...any) {}
+	}
+	if opt.Random == nil {
+		opt.Random = rand.Reader
+	}
+	db := &DB{
+		backend: b, keys: k, opt: opt, repo: k.Ring().Repo,
+		syncing: make(chan struct{}, 1), buildAt: opt.MemoryLimit, mem: newMemory(),
+		covered: map[SegmentName]struct{}{}, dropped: map[pack.Name]struct{}{},
+	}
+	if opt.Dir != "" {
+		db.cache.dir = filepath.Join(opt.Dir, subdir)
+	}
+	// The background outlives this call; only Close ends it.
+	db.stop, db.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	db.refresh()
+	return db, nil
+}
+
+// Close gives the cache back. What is only in memory is forgotten: others
+// learn of it from segments. Nothing may be called afterwards but Close.
+func (db *DB) Close() error {
+	db.cancel()
+	db.mu.Lock()
+	closed, g := db.closed, db.gen
+	db.closed, db.gen, db.dead, db.mem = true, nil, nil, newMemory()
+	db.mu.Unlock()
+	db.background.Wait()
+	if !closed && g != nil {
+		g.release()
+	}
+	return nil
+}
+
+var errClosed = fmt.Errorf("index: %w", fs.ErrClosed)
+
+// Lookup appends the known locations of a chunk to dst, at most a hundred or
+// so; none is no error. They are hints: a pack may be gone, and a location may
+// be wrong. A cache that turns out to be damaged is reported to Logf and
+// forgotten; until the next Sync its chunks are then unknown. The only error is
+// that the index is closed.
+func (db *DB) Lookup(id chunk.ID, dst []pack.Location) ([]pack.Location, error) {
+	db.mu.RLock()
+	if db.closed {
+		db.mu.RUnlock()
+		return dst, errClosed
+	}
+	dst = db.mem.lookup(&id, dst)
+	g := db.gen
+	var err error
+	if g != nil {
+		dst, err = g.lookup(&id, dst, db.dead)
+	}
+	db.mu.RUnlock()
+	if err != nil {
+		db.lose(g, err)
+	}
+	return dst, nil
+}
+
+// Pack returns what is known of a pack, false if it is not known or was
+// dropped. Its Wrapped is shared: do not change it.
+func (db *DB) Pack(name pack.Name) (p chunkstore.PackInfo, ok bool, err error) {
+	db.mu.RLock()
+	if db.closed {
+		db.mu.RUnlock()
+		return p, false, errClosed
+	}
+	g := db.gen
+	if _, gone := db.dropped[name]; gone {
+		g = nil
+	} else if slot, in := db.mem.slots[name]; in {
+		p, ok, g = db.mem.packs[slot].info, true, nil
+	}
+	if g != nil {
+		p, ok, err = g.pack(name)
+	}
+	db.mu.RUnlock()
+	if err != nil {
+		db.lose(g, err)
+		return chunkstore.PackInfo{}, false, nil
+	}
+	return p, ok, nil
+}
+
+// Packs yields every known pack that was not dropped, in no order. Packs that
+// become known meanwhile may or may not be seen.
+func (db *DB) Packs() iter.Seq2[pack.Name, chunkstore.PackInfo] {
+	return func(yield func(pack.Name, chunkstore.PackInfo) bool) {
+		db.mu.RLock()
+		recent := slices.Clone(db.mem.packs)
+		dropped := maps.Clone(db.dropped)
+		g := db.gen
+		if g != nil {
+			g.hold()
+		}
+		db.mu.RUnlock()
+		if g != nil {
+			defer g.release()
+			c := g.packs.scan()
+			for c.next() {
+				p, ok := parseRecord(c.value)
+				if !ok || len(c.key) != len(pack.Name{}) {
+					c.err = fmt.Errorf("a pack's record is too short: %w", chunk.ErrCorrupt)
+					break
+				}
+				name := pack.Name(c.key)
+				if _, gone := dropped[name]; !gone && !yield(name, p) {
+					return
+				}
+			}
+			if c.err != nil {
+				db.lose(g, c.err)
+			}
+		}
+		for _, p := range recent {
+			if !p.dropped && !yield(p.name, p.info) {
+				return
+			}
+		}
+	}
+}
+
+// Add makes the chunks of a pack known that this process wrote or adopted. A
+// pack that is known already, or was dropped, is left as it is. Until the pack
+// is published its chunks stay in memory.
+func (db *DB) Add(t *pack.Trailer) error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.closed {
+		return errClosed
+	}
+	db.insert(t, false)
+	return nil
+}
+
+// insert makes a pack known and reports whether it was not. The caller has mu.
+func (db *DB) insert(t *pack.Trailer, published bool) bool {
+	if _, gone := db.dropped[t.Name]; gone {
+		return false
+	}
+	if slot, ok := db.mem.slots[t.Name]; ok {
+		if published {
+			db.mem.publish(slot)
+		}
+		return false
+	}
+	if db.gen != nil {
+		if _, ok := db.gen.find(t.Name); ok {
+			return false
+		}
+	}
+	p := memPack{name: t.Name, info: chunkstore.PackInfo{Header: t.Header, Size: t.Size}, published: published}
+	// The trailer may point into the segment it came from; keep the key only.
+	p.info.Wrapped = slices.Clone(t.Wrapped)
+	slot := db.mem.addPack(p)
+	t.Locations(func(id chunk.ID, l pack.Location) { db.mem.add(&id, placeOf(slot, &l)) })
+	return true
+}
+
+// drop forgets a pack for good and reports whether it was known. The caller
+// has mu.
+func (db *DB) drop(name pack.Name) (known bool) {
+	if _, gone := db.dropped[name]; gone {
+		return false
+	}
+	db.dropped[name] = struct{}{}
+	if slot, ok := db.mem.slots[name]; ok {
+		db.mem.drop(slot)
+		known = true
+	}
+	if db.gen != nil {
+		if n, ok := db.gen.find(name); ok {
+			if db.dead == nil {
+				db.dead = map[uint32]struct{}{}
+			}
+			db.dead[n] = struct{}{}
+			known = true
+		}
+	}
+	return known
+}
+
+// lose gives up a generation that is damaged.
+func (db *DB) lose(g *generation, err error) {
+	db.mu.Lock()
+	mine := db.gen == g && !db.closed
+	if mine {
+		db.gen, db.dead = nil, nil
+		db.forget()
+	}
+	db.mu.Unlock()
+	if !mine {
+		return
+	}
+	db.opt.Logf("index cache: %s: %v; setting it aside, the next sync reads the segments again", g.path, err)
+	if g.inPlace() {
+		db.cache.discard(g.path)
+	}
+	g.release()
+}
+
+// forget notes that what covered segments list may be unknown. The caller has
+// mu.
+func (db *DB) forget() {
+	clear(db.covered)
+	db.losses++
+}
+
+// random fills p.
+func (db *DB) random(p []byte) error {
+	db.randMu.Lock()
+	defer db.randMu.Unlock()
+	if _, err := io.ReadFull(db.opt.Random, p); err != nil {
+		return fmt.Errorf("random name in the index: %w", err)
+	}
+	return nil
+}
+
+// Read makes DB's source of randomness one that goroutines may share.
+type sharedRandom struct{ db *DB }
+
+func (r sharedRandom) Read(p []byte) (int, error) {
+	if err := r.db.random(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// enter waits until nobody else syncs.
+func (db *DB) enter(ctx context.Context) error {
+	select {
+	case db.syncing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (db *DB) leave() { <-db.syncing }
+
+// isGone reports whether err says that an object is not there.
+func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) }

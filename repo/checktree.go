@@ -1,0 +1,166 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/chunkstore/pack"
+	"github.com/cutbankfs/cutbank/repo/tree"
+)
+
+// trees walks the trees of the snapshots. A page is walked once, however many
+// snapshots share it, unless something below it is damaged: then each snapshot
+// is told which of its paths are.
+func (c *checker) trees(ctx context.Context) error {
+	snaps := c.opt.Snapshots
+	if snaps == nil {
+		var err error
+		if snaps, err = c.r.Snapshots(ctx); err != nil && !isDamage(err) {
+			return err // damaged records were named by objects
+		}
+	}
+	c.p.SnapshotsTotal.Store(uint64(len(snaps)))
+	for _, s := range snaps {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		w := treeChecker{c, ctx, s}
+		w.page(s.Tree.ID, tree.DirPage, -1, "")
+		if !s.Witness.IsZero() {
+			w.page(s.Witness.ID, tree.WitnessPage, -1, "(witness)")
+		}
+		c.res.Snapshots++
+		c.p.Snapshots.Add(1)
+	}
+	c.res.Pages = uint64(len(c.pages))
+	return ctx.Err()
+}
+
+func isDamage(err error) bool {
+	return errors.Is(err, chunk.ErrCorrupt) || errors.Is(err, chunk.ErrMissing) || errors.Is(err, ErrFormat)
+}
+
+type treeChecker struct {
+	*checker
+	ctx context.Context
+	s   *Snapshot
+}
+
+func (w *treeChecker) damage(id chunk.ID, path string, err error) {
+	w.report(Damage{Chunk: id, Path: path, Snapshot: w.s, Err: err})
+}
+
+// page walks a page and what is below; true: something there is damaged.
+func (w *treeChecker) page(id chunk.ID, kind tree.PageKind, level int, path string) bool {
+	if hurt, seen := w.pages[id]; seen && !hurt || w.ctx.Err() != nil {
+		return false
+	}
+	w.p.Pages.Add(1)
+	hurt := true
+	if b, err := w.r.store.Page(w.ctx, id); err != nil {
+		if w.ctx.Err() != nil {
+			return false
+		}
+		w.damage(id, path, err)
+	} else if pg, err := tree.ParsePage(b); err != nil {
+		w.damage(id, path, err)
+	} else if pg.Kind != kind || level >= 0 && pg.Level != level {
+		w.damage(id, path, fmt.Errorf("page of another kind or level: %w", chunk.ErrCorrupt))
+	} else {
+		hurt = w.items(id, pg, path)
+	}
+	w.pages[id] = hurt
+	return hurt
+}
+
+func (w *treeChecker) items(id chunk.ID, pg *tree.Page, path string) bool {
+	hurt := false
+	for i := range pg.Refs {
+		if w.page(pg.Refs[i].ID, pg.Kind, pg.Level-1, path) {
+			hurt = true
+		}
+	}
+	for i := range pg.Entries {
+		if w.entry(&pg.Entries[i], path) {
+			hurt = true
+		}
+	}
+	for _, x := range pg.Extents {
+		if w.extent(x, path) {
+			hurt = true
+		}
+	}
+	for i := range pg.Witness {
+		if r := pg.Witness[i].Root; !r.IsZero() && w.page(r, tree.WitnessPage, -1, path) {
+			hurt = true
+		}
+	}
+	return hurt
+}
+
+func (w *treeChecker) entry(e *tree.Entry, path string) bool {
+	switch {
+	case path != "":
+		path += "/" + e.Name
+	case e.Name != tree.RootName || e.Kind != tree.Dir:
+		path = e.Name
+	}
+	if path == "" {
+		path = "." // the root itself
+	} else if len(path) > 2 && path[:2] == "./" {
+		path = path[2:]
+	}
+	hurt := !e.XattrPage.IsZero() && w.page(e.XattrPage, tree.XattrPage, 0, path)
+	if !e.Recipe.IsZero() && w.page(e.Recipe, tree.RecipePage, -1, path) {
+		hurt = true
+	}
+	if !e.Root.IsZero() && w.page(e.Root, tree.DirPage, -1, path) {
+		hurt = true
+	}
+	for _, x := range e.Extents {
+		if w.extent(x, path) {
+			hurt = true
+		}
+	}
+	return hurt
+}
+
+// extent checks that some pack that exists holds a chunk, and that none was
+// found to hold it damaged.
+func (w *treeChecker) extent(x tree.Extent, path string) bool {
+	switch x.Kind {
+	case tree.Lost:
+		w.damage(chunk.ID{}, path, fmt.Errorf("%d bytes at %d were lost: %w", x.Len, x.Off, chunk.ErrMissing))
+		return true
+	case tree.Data:
+	default:
+		return false
+	}
+	if err := w.bad[x.ID]; err != nil {
+		w.damage(x.ID, path, err)
+		return true
+	}
+	var room [4]pack.Location
+	locs, err := w.r.ix.Lookup(x.ID, room[:0])
+	for _, l := range locs {
+		if size, ok := w.packs[l.Pack]; ok && int64(l.Off)+int64(l.Stored) <= size && int64(l.Len) == x.Len {
+			return false
+		}
+	}
+	if err == nil {
+		err = fmt.Errorf("%d bytes at %d: no pack that exists holds chunk %s: %w", x.Len, x.Off, x.ID, chunk.ErrMissing)
+	}
+	// A pack that came after the listing: another process is writing.
+	for _, l := range locs {
+		if _, gerr := w.r.b.Get(w.ctx, l.Pack.Object(), int64(l.Off), int64(l.Stored)); gerr == nil {
+			return false
+		} else if !errors.Is(gerr, fs.ErrNotExist) {
+			err = fmt.Errorf("chunk %s in pack %s: %w", x.ID, l.Pack, gerr)
+		}
+	}
+	w.damage(x.ID, path, err)
+	return true
+}

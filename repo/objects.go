@@ -1,0 +1,233 @@
+package repo
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
+	"github.com/cutbankfs/cutbank/repo/tree"
+)
+
+// ID names a snapshot, an intent or a key: 16 random bytes, used once.
+type ID [16]byte
+
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+// MarshalText writes hexadecimal digits.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (id *ID) UnmarshalText(p []byte) error {
+	if n, err := hex.Decode(id[:], p); err != nil || n != len(id) {
+		return fmt.Errorf("%q is no ID: %w", p, chunk.ErrCorrupt)
+	}
+	return nil
+}
+
+// ParseID reads an ID from a name's last part.
+func ParseID(s string) (ID, bool) {
+	var id ID
+	return id, len(s) == 32 && id.UnmarshalText([]byte(s)) == nil
+}
+
+// Path is a path of any bytes. In JSON it is a string, or, where it is not
+// UTF-8, {"b64": "..."}.
+type Path string
+
+// MarshalJSON writes the path without loss.
+func (p Path) MarshalJSON() ([]byte, error) {
+	if utf8.ValidString(string(p)) {
+		return json.Marshal(string(p))
+	}
+	return json.Marshal(map[string]string{"b64": base64.StdEncoding.EncodeToString([]byte(p))})
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (p *Path) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err == nil {
+		*p = Path(s)
+		return nil
+	}
+	var m struct{ B64 []byte }
+	if err := json.Unmarshal(b, &m); err != nil {
+		return err
+	}
+	*p = Path(m.B64)
+	return nil
+}
+
+// Snapshot is a snapshot's record, the body of snapshots/<id>. It is written
+// last and never changed; later words about it are marks.
+type Snapshot struct {
+	V       int       `json:"v"`
+	ID      ID        `json:"id"`
+	Name    string    `json:"name"`
+	Label   string    `json:"label,omitempty"`
+	Note    string    `json:"note,omitempty"`
+	Tags    []string  `json:"tags,omitempty"`
+	Time    time.Time `json:"time"` // when it began; what the files were read after
+	End     time.Time `json:"end"`
+	Host    string    `json:"host,omitempty"`
+	Program string    `json:"program,omitempty"`
+	Paths   []Path    `json:"paths"`
+	Exclude []string  `json:"exclude,omitempty"`
+	Parent  *ID       `json:"parent,omitempty"` // whose witness it leaned on
+
+	Tree    PageID      `json:"tree"`              // page of one entry, named "root"
+	Witness PageID      `json:"witness,omitempty"` // page of one item, named "root"
+	Totals  tree.Totals `json:"totals"`            // without the root
+	Stats   Stats       `json:"stats"`
+
+	// Unread is how many paths could not be read; such a snapshot is partial.
+	// The first of them are named.
+	Unread  uint64   `json:"unread,omitempty"`
+	Problem []string `json:"problems,omitempty"`
+	Changed uint64   `json:"changed,omitempty"` // files that changed while they were read
+
+	Mode    string          `json:"mode,omitempty"`    // full (or empty), light, dataless
+	System  json.RawMessage `json:"system,omitempty"`  // what a running system said of itself
+	Members []Member        `json:"members,omitempty"` // of a cluster snapshot
+	Copied  []byte          `json:"copied,omitempty"`  // the original's stored record, of a copy
+
+	Extra map[string]json.RawMessage `json:"-"`
+
+	// What follows is not in the record.
+	Dir     string    `json:"-"` // TIME as the mount shows it, unique for the name
+	ModTime time.Time `json:"-"` // by the backend's clock
+	Writer  string    `json:"-"`
+	Pinned  bool      `json:"-"`
+	Expires time.Time `json:"-"`
+}
+
+// Stats is what making a snapshot cost.
+type Stats struct {
+	ReadBytes uint64 `json:"read_bytes"` // from files, not counting unchanged ones
+	NewBytes  uint64 `json:"new_bytes"`  // plain bytes of new chunks and pages
+	Stored    uint64 `json:"stored"`     // bytes that they took in packs
+	New       uint64 `json:"new_files"`
+	Modified  uint64 `json:"modified_files"`
+	Unchanged uint64 `json:"unchanged_files"`
+}
+
+// Member is one node of a cluster snapshot: a directory in the tree's root.
+type Member struct {
+	Name      string          `json:"name"`
+	State     string          `json:"state"` // complete, partial, failed, absent
+	Start     time.Time       `json:"start"`
+	End       time.Time       `json:"end"`
+	Version   string          `json:"version,omitempty"`
+	Tree      PageID          `json:"tree,omitempty"`
+	Writer    string          `json:"writer,omitempty"`
+	Signature []byte          `json:"signature,omitempty"`
+	System    json.RawMessage `json:"system,omitempty"`
+}
+
+// PageID is a page's ID, in JSON as hexadecimal digits, empty for none.
+type PageID struct{ chunk.ID }
+
+// MarshalText writes hexadecimal digits.
+func (p PageID) MarshalText() ([]byte, error) {
+	if p.IsZero() {
+		return nil, nil
+	}
+	return []byte(p.String()), nil
+}
+
+// UnmarshalText reads what MarshalText wrote.
+func (p *PageID) UnmarshalText(b []byte) (err error) {
+	if p.ID = (chunk.ID{}); len(b) > 0 {
+		p.ID, err = chunk.ParseID(string(b))
+	}
+	return err
+}
+
+// Intent is the body of intents/<id>: a writer at work on snapshots/<id>.
+// Heartbeats are objects intents/<id>.<n> with the same body.
+type Intent struct {
+	V       int       `json:"v"`
+	ID      ID        `json:"id"`
+	Started time.Time `json:"started"`
+	Beat    int       `json:"beat,omitempty"`
+}
+
+// Tombstone is the body of an object that takes the place of a record whose
+// writer was declared dead.
+type Tombstone struct {
+	V    int       `json:"v"`
+	ID   ID        `json:"id"`
+	Time time.Time `json:"time"`
+	Why  string    `json:"why,omitempty"`
+}
+
+// Mark is the body of marks/<id>-<n>: a later word about snapshot id. Marks are
+// applied in the order of n.
+type Mark struct {
+	V    int       `json:"v"`
+	ID   ID        `json:"id"`
+	Time time.Time `json:"time"`
+	// Op is tag, untag, pin, unpin or expire; readers ignore others.
+	Op    string    `json:"op"`
+	Value string    `json:"value,omitempty"` // the tag
+	Until time.Time `json:"until,omitzero"`  // of expire
+}
+
+// Forgotten is the body of forgotten/<id>: a snapshot that is gone for
+// readers although its writer may still be waiting for an answer.
+type Forgotten struct {
+	V    int       `json:"v"`
+	ID   ID        `json:"id"`
+	Time time.Time `json:"time"`
+}
+
+// Condemned is the body of condemned/<id>: packs that a prune will remove, and
+// the intents that it has to wait for.
+type Condemned struct {
+	V     int       `json:"v"`
+	ID    ID        `json:"id"`
+	Time  time.Time `json:"time"`
+	Packs []string  `json:"packs"`
+	Wait  []ID      `json:"wait,omitempty"`
+}
+
+// Writer is the body of writers/<id>, signed by the owner: who else may write.
+type Writer struct {
+	V       int       `json:"v"`
+	Public  []byte    `json:"public"` // Ed25519
+	Names   []string  `json:"names"`  // globs of the snapshot names it may use
+	Expires time.Time `json:"expires,omitzero"`
+	Revoked bool      `json:"revoked,omitempty"`
+	Note    string    `json:"note,omitempty"`
+}
+
+// Ledger is the body of ledger/<id>: which packs were verified.
+type Ledger struct {
+	V       int           `json:"v"`
+	Time    time.Time     `json:"time"`
+	Entries []LedgerEntry `json:"entries"`
+}
+
+// LedgerEntry tells of one pack.
+type LedgerEntry struct {
+	Pack  string `json:"pack"`
+	Depth string `json:"depth"` // hash, frames, chunks
+	OK    bool   `json:"ok"`
+	What  string `json:"what,omitempty"`
+}
+
+// MarshalJSON writes the known fields and those of newer versions.
+func (s *Snapshot) MarshalJSON() ([]byte, error) {
+	type plain Snapshot
+	return seal.MergeJSON((*plain)(s), s.Extra)
+}
+
+// UnmarshalJSON reads a record and keeps what it does not know.
+func (s *Snapshot) UnmarshalJSON(p []byte) error {
+	type plain Snapshot
+	return seal.SplitJSON(p, (*plain)(s), &s.Extra)
+}

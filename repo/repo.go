@@ -1,0 +1,393 @@
+package repo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cutbankfs/cutbank/chunkstore"
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
+	"github.com/cutbankfs/cutbank/index"
+)
+
+// Options say how to use a repository. Random and Now are required.
+type Options struct {
+	Password   func() (string, error) // asked once, if a key needs it
+	CacheDir   string                 // for local state; empty: none is kept
+	CacheLimit int64                  // bytes of local state; 0: no limit
+	FrameCache int64                  // bytes of decoded frames; 0: 64 MiB
+	Level      seal.Level             // compression of new frames
+	Heartbeat  time.Duration          // of a session; 0: five minutes
+	Random     io.Reader
+	Now        func() time.Time
+	Logf       func(format string, args ...any) // may be nil
+}
+
+// Repo is an open repository. It is safe for concurrent use.
+type Repo struct {
+	b     backend.Backend
+	opt   Options
+	k     *seal.Keys
+	key   ID // that it was opened with
+	cfg   Config
+	ix    *index.DB
+	store *chunkstore.Store
+
+	mu      sync.Mutex
+	records map[ID]*Snapshot // immutable, so decoded once
+	marks   map[string]Mark
+	writers map[string]Writer // by seal.WriterID
+}
+
+// InitOptions say what a new repository shall be.
+type InitOptions struct {
+	Password  string // empty: the key lies beside the data
+	Params    chunk.Params
+	FrameSize int   // 0: 256 KiB
+	PackSize  int   // 0: 32 MiB
+	Like      *Repo // take its secrets and parameters instead
+}
+
+// Init makes a repository in b, which must be empty, and opens it.
+func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (*Repo, error) {
+	for info, err := range b.List(ctx, "") {
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasPrefix(info.Name, "config/") || strings.HasPrefix(info.Name, "keys/") {
+			return nil, fmt.Errorf("%s is a repository already: %w", b, fs.ErrExist)
+		}
+		return nil, fmt.Errorf("%s is not empty (it holds %s) and no repository: choose another place: %w", b, info.Name, fs.ErrExist)
+	}
+	id, err := newID(opt.Random)
+	if err != nil {
+		return nil, err
+	}
+	cfg := Config{V: 1, Repo: id, Created: opt.Now().UTC(), FrameSize: in.FrameSize, PackSize: in.PackSize,
+		Splitter: SplitterConfig{string(in.Params.Kind), in.Params.Min, in.Params.Avg, in.Params.Max, in.Params.Secret}}
+	if cfg.FrameSize == 0 {
+		cfg.FrameSize = 256 << 10
+	}
+	if cfg.PackSize == 0 {
+		cfg.PackSize = 32 << 20
+	}
+	var ring *seal.Ring
+	if in.Like != nil {
+		like := *in.Like.k.Ring()
+		ring = &like
+		cfg = in.Like.cfg
+		cfg.Repo, cfg.Created = id, opt.Now().UTC()
+	} else if ring, err = seal.NewRing(id.String(), opt.Random); err != nil {
+		return nil, err
+	}
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	k, err := ring.Open()
+	if err != nil {
+		return nil, err
+	}
+	key, err := newID(opt.Random)
+	if err != nil {
+		return nil, err
+	}
+	p, err := wrapRing(ring, key, in.Password, "", opt.Now(), opt.Random)
+	if err != nil {
+		return nil, err
+	}
+	// The key first: a config without a key would look like a repository that
+	// nobody can open.
+	if err := b.Put(ctx, keyName(key), p); err != nil {
+		return nil, err
+	}
+	body, err := json.Marshal(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	if p, err = k.Seal("config/1", seal.KindConfig, seal.ForList, body, opt.Random); err != nil {
+		return nil, err
+	}
+	if err := b.Put(ctx, "config/1", p); err != nil {
+		return nil, err
+	}
+	return open(ctx, b, k, key, opt)
+}
+
+// Open opens the repository in b. No repository is ErrNoRepo, a wrong password
+// ErrKey, a newer format ErrFormat, damage chunk.ErrCorrupt.
+func Open(ctx context.Context, b backend.Backend, opt Options) (*Repo, error) {
+	ring, key, err := openRing(ctx, b, opt.Password)
+	if err != nil {
+		return nil, err
+	}
+	k, err := ring.Open()
+	if err != nil {
+		return nil, err
+	}
+	return open(ctx, b, k, key, opt)
+}
+
+func open(ctx context.Context, b backend.Backend, k *seal.Keys, key ID, opt Options) (*Repo, error) {
+	if opt.Logf == nil {
+		opt.Logf = func(string, ...any) {}
+	}
+	r := &Repo{b: b, opt: opt, k: k, key: key, records: map[ID]*Snapshot{}, marks: map[string]Mark{}, writers: map[string]Writer{}}
+	if err := r.readConfig(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.readWriters(ctx); err != nil {
+		return nil, err
+	}
+	dir := ""
+	if opt.CacheDir != "" {
+		dir = index.RepoDir(opt.CacheDir, r.cfg.Repo.String())
+	}
+	ix, err := index.Open(ctx, b, k, index.Options{Dir: dir, Logf: opt.Logf, Random: opt.Random, MaxBytes: opt.CacheLimit})
+	if err != nil {
+		return nil, err
+	}
+	r.ix = ix
+	r.store = chunkstore.New(b, k, ix, chunkstore.Options{FrameSize: r.cfg.FrameSize, PackSize: r.cfg.PackSize, Level: opt.Level, CacheBytes: opt.FrameCache, Random: opt.Random})
+	return r, nil
+}
+
+// Close gives local state free. The repository itself needs no closing.
+func (r *Repo) Close() error { return r.ix.Close() }
+
+// Config returns what all writers agree on.
+func (r *Repo) Config() Config { return r.cfg }
+
+// Store returns the chunks.
+func (r *Repo) Store() *chunkstore.Store { return r.store }
+
+// Index returns where the chunks are.
+func (r *Repo) Index() *index.DB { return r.ix }
+
+// Backend returns where the objects are.
+func (r *Repo) Backend() backend.Backend { return r.b }
+
+// SecretKeys returns the keys in use.
+func (r *Repo) SecretKeys() *seal.Keys { return r.k }
+
+func (r *Repo) readConfig(ctx context.Context) error {
+	newest := -1
+	for info, err := range r.b.List(ctx, "config/") {
+		if err != nil {
+			return err
+		}
+		if n, err := strconv.Atoi(strings.TrimPrefix(info.Name, "config/")); err == nil {
+			newest = max(newest, n)
+		}
+	}
+	if newest < 0 {
+		return fmt.Errorf("%s has keys but no config: %w", r.b, ErrNoRepo)
+	}
+	name := fmt.Sprintf("config/%d", newest)
+	o, err := r.object(ctx, name, seal.KindConfig)
+	if err != nil {
+		return err
+	}
+	if o.Writer != r.k.Owner() {
+		return fmt.Errorf("%s is not signed by the owner: %w", name, chunk.ErrCorrupt)
+	}
+	if err := json.Unmarshal(o.Body, &r.cfg); err != nil {
+		return fmt.Errorf("%s: %w", name, chunk.ErrCorrupt)
+	}
+	if r.cfg.V != 1 {
+		return fmt.Errorf("%s: version %d: %w", name, r.cfg.V, ErrFormat)
+	}
+	return r.cfg.check()
+}
+
+// readWriters makes known who else may sign.
+func (r *Repo) readWriters(ctx context.Context) error {
+	for info, err := range r.b.List(ctx, "writers/") {
+		if err != nil {
+			return err
+		}
+		o, err := r.object(ctx, info.Name, seal.KindWriter)
+		if err != nil {
+			return err
+		}
+		var w Writer
+		if o.Writer != r.k.Owner() || json.Unmarshal(o.Body, &w) != nil || len(w.Public) != 32 {
+			return fmt.Errorf("%s: %w", info.Name, chunk.ErrCorrupt)
+		}
+		r.k.Trust(w.Public)
+		r.writers[seal.WriterOf(w.Public).String()] = w
+	}
+	return nil
+}
+
+// object gets, proves and opens an object.
+func (r *Repo) object(ctx context.Context, name string, kind seal.Kind) (*seal.Object, error) {
+	p, err := r.b.Get(ctx, name, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	o, err := r.k.OpenAs(name, kind, p)
+	return o, formatError(err)
+}
+
+// putJSON seals v and puts it; ForList unless it names files.
+func (r *Repo) putJSON(ctx context.Context, name string, kind seal.Kind, s seal.Sealing, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	p, err := r.k.Seal(name, kind, s, body, r.opt.Random)
+	if err != nil {
+		return err
+	}
+	return r.b.Put(ctx, name, p)
+}
+
+func newID(random io.Reader) (ID, error) {
+	var id ID
+	if _, err := io.ReadFull(random, id[:]); err != nil {
+		return id, fmt.Errorf("random ID: %w", err)
+	}
+	return id, nil
+}
+
+func (r *Repo) newID() (ID, error) { return newID(r.opt.Random) }
+
+// names lists the last parts of the objects below prefix.
+func (r *Repo) names(ctx context.Context, prefix string) (map[string]backend.Info, error) {
+	m := map[string]backend.Info{}
+	for info, err := range r.b.List(ctx, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		m[strings.TrimPrefix(info.Name, prefix)] = info
+	}
+	return m, nil
+}
+
+// Snapshots returns all live snapshots, oldest first, with the marks applied.
+// Records that are damaged or signed by a stranger are left out and named in
+// the error, which comes beside the others.
+func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
+	infos, err := r.names(ctx, "snapshots/")
+	if err != nil {
+		return nil, err
+	}
+	forgotten, err := r.names(ctx, "forgotten/")
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var snaps []*Snapshot
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(infos)) {
+		id, ok := ParseID(name)
+		if _, gone := forgotten[name]; !ok || gone {
+			continue
+		}
+		rec, err := r.record(ctx, id)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // forgotten meanwhile
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if rec == nil {
+			continue // a tombstone
+		}
+		s := *rec
+		s.Tags = slices.Clone(rec.Tags)
+		s.ModTime = infos[name].ModTime
+		snaps = append(snaps, &s)
+	}
+	for id := range r.records {
+		if _, ok := infos[id.String()]; !ok {
+			delete(r.records, id)
+		}
+	}
+	if err := r.applyMarks(ctx, snaps); err != nil {
+		errs = append(errs, err)
+	}
+	nameDirs(snaps)
+	return snaps, errors.Join(errs...)
+}
+
+// record returns a decoded record; nil for a tombstone. The caller holds r.mu.
+func (r *Repo) record(ctx context.Context, id ID) (*Snapshot, error) {
+	if s, ok := r.records[id]; ok {
+		return s, nil
+	}
+	name := "snapshots/" + id.String()
+	p, err := r.b.Get(ctx, name, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.parseRecord(name, id, p)
+	if err == nil {
+		r.records[id] = s
+	}
+	return s, err
+}
+
+func (r *Repo) parseRecord(name string, id ID, p []byte) (*Snapshot, error) {
+	o, err := seal.Parse(p)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, formatError(err))
+	}
+	if o.Kind != seal.KindSnapshot && o.Kind != seal.KindTombstone {
+		return nil, fmt.Errorf("%s: is an object of kind %q: %w", name, o.Kind, chunk.ErrCorrupt)
+	}
+	if err := r.k.Open(name, o); err != nil {
+		return nil, formatError(err)
+	}
+	if o.Kind == seal.KindTombstone {
+		return nil, nil
+	}
+	s := &Snapshot{}
+	if err := json.Unmarshal(o.Body, s); err != nil || s.ID != id {
+		return nil, fmt.Errorf("%s: not a record of that ID: %w", name, chunk.ErrCorrupt)
+	}
+	if s.V != 1 {
+		return nil, fmt.Errorf("%s: record of version %d: %w", name, s.V, ErrFormat)
+	}
+	if err := r.allowed(o.Writer, s.Name); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	s.Writer = o.Writer.String()
+	return s, nil
+}
+
+// nameDirs sorts snapshots by time and gives each its TIME, unique for the
+// name.
+func nameDirs(snaps []*Snapshot) {
+	slices.SortFunc(snaps, func(a, b *Snapshot) int {
+		if c := a.Time.Compare(b.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID.String(), b.ID.String())
+	})
+	taken := map[string]bool{}
+	for _, s := range snaps {
+		t := s.Time.UTC().Format(TimeLayout)
+		s.Dir = t
+		for n := 2; taken[s.Name+"/"+s.Dir]; n++ {
+			s.Dir = fmt.Sprintf("%s-%d", t, n)
+		}
+		taken[s.Name+"/"+s.Dir] = true
+	}
+}
+
+// TimeLayout is how TIME is written: UTC, without colons.
+const TimeLayout = "2006-01-02T15.04.05Z"

@@ -1,0 +1,242 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"time"
+
+	"github.com/cutbankfs/cutbank/chunkstore"
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/chunkstore/pack"
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
+)
+
+// ErrDead says that this writer had been silent for so long that another
+// declared it dead: its snapshot cannot be committed any more. A new run adopts
+// what it had stored.
+var ErrDead = errors.New("this writer was declared dead")
+
+// A Session writes one snapshot, by the writer's protocol (see the package's
+// doc). It is safe for concurrent use, but Commit and Abort, one of which must
+// be called, once.
+type Session struct {
+	ID     ID
+	Writer *chunkstore.Writer
+
+	r    *Repo
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+	n    int // heartbeats put
+}
+
+// Begin announces a writer, learns what it may lean on, and adopts packs that
+// an interrupted writer left without a segment.
+func (r *Repo) Begin(ctx context.Context) (*Session, error) {
+	id, err := r.newID()
+	if err != nil {
+		return nil, err
+	}
+	// (1) The intent comes before any decision to deduplicate.
+	in := Intent{V: 1, ID: id, Started: r.opt.Now().UTC()}
+	if err := r.putJSON(ctx, intentName(id), seal.KindIntent, seal.ForList, in); err != nil {
+		return nil, err
+	}
+	s := &Session{ID: id, r: r}
+	usable, err := r.usablePacks(ctx)
+	if err == nil {
+		err = r.adopt(ctx, usable)
+	}
+	if err != nil {
+		s.removeIntent(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	s.Writer = r.store.NewWriter(id, func(n pack.Name) bool { _, ok := usable[n]; return ok })
+	beat, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	s.wg.Add(1)
+	go s.heartbeat(beat)
+	return s, nil
+}
+
+func intentName(id ID) string { return "intents/" + id.String() }
+
+// usablePacks returns the sizes of the packs that a writer may lean on: (2)
+// list condemned/, (3) then list packs/; those of the second that the first
+// does not name.
+func (r *Repo) usablePacks(ctx context.Context) (map[pack.Name]int64, error) {
+	condemned := map[string]bool{}
+	for info, err := range r.b.List(ctx, "condemned/") {
+		if err != nil {
+			return nil, err
+		}
+		o, err := r.object(ctx, info.Name, seal.KindCondemned)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its packs are all gone
+		}
+		if err != nil {
+			return nil, err
+		}
+		var c Condemned
+		if err := json.Unmarshal(o.Body, &c); err != nil {
+			return nil, fmt.Errorf("%s: %w", info.Name, chunk.ErrCorrupt)
+		}
+		for _, p := range c.Packs {
+			condemned[p] = true
+		}
+	}
+	usable := map[pack.Name]int64{}
+	for info, err := range r.b.List(ctx, "packs/") {
+		if err != nil {
+			return nil, err
+		}
+		if n, ok := pack.ParseObject(info.Name); ok && !condemned[n.String()] {
+			usable[n] = info.Size
+		}
+	}
+	return usable, nil
+}
+
+// adopt learns what lies in usable packs that no segment lists, and publishes
+// it: what an interrupted writer stored need not be stored again. A pack that
+// does not prove itself is left alone.
+func (r *Repo) adopt(ctx context.Context, usable map[pack.Name]int64) error {
+	if _, err := r.ix.Sync(ctx); err != nil {
+		if !errors.Is(err, chunk.ErrCorrupt) {
+			return err
+		}
+		// A damaged segment costs deduplication at most: its packs are
+		// adopted by their own trailers.
+		r.opt.Logf("%v; its packs are read instead, and `cutbank verify` tells more", err)
+	}
+	var adopted []*pack.Trailer
+	for name, size := range usable {
+		if _, ok, err := r.ix.Pack(name); err != nil {
+			return err
+		} else if ok {
+			continue
+		}
+		t, err := r.ix.Adopt(ctx, name, size)
+		if errors.Is(err, fs.ErrNotExist) {
+			delete(usable, name)
+			continue
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			r.opt.Logf("pack %s is left alone: %v", name, err)
+			delete(usable, name)
+			continue
+		}
+		adopted = append(adopted, t)
+	}
+	if len(adopted) == 0 {
+		return nil
+	}
+	return r.ix.Publish(ctx, adopted)
+}
+
+// heartbeat tells the pruners that this writer lives.
+func (s *Session) heartbeat(ctx context.Context) {
+	defer s.wg.Done()
+	every := s.r.opt.Heartbeat
+	if every == 0 {
+		every = 5 * time.Minute
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		in := Intent{V: 1, ID: s.ID, Started: s.r.opt.Now().UTC(), Beat: s.n + 1}
+		if err := s.r.putJSON(ctx, fmt.Sprintf("%s.%d", intentName(s.ID), in.Beat), seal.KindIntent, seal.ForList, in); err != nil {
+			s.r.opt.Logf("heartbeat: %v", err)
+			continue
+		}
+		s.n++
+	}
+}
+
+// Commit stores what is open and then the record: from then on the snapshot
+// exists. rec's ID is set. If the writer was declared dead it is ErrDead, and
+// nothing is lost but the need to run again.
+func (s *Session) Commit(ctx context.Context, rec *Snapshot) error {
+	if err := s.Writer.Close(); err != nil {
+		s.end(ctx)
+		return err
+	}
+	rec.V, rec.ID = 1, s.ID
+	body, err := json.Marshal(rec)
+	if err != nil {
+		s.end(ctx)
+		return err
+	}
+	name := "snapshots/" + s.ID.String()
+	p, err := s.r.k.Seal(name, seal.KindSnapshot, seal.ForEpoch, body, s.r.opt.Random)
+	if err != nil {
+		s.end(ctx)
+		return err
+	}
+	// (5) Create-if-absent for the one name that committing and declaring
+	// dead race for.
+	if err := s.r.b.Put(ctx, name, p); err != nil {
+		got, gerr := s.r.b.Get(context.WithoutCancel(ctx), name, 0, -1)
+		switch {
+		case gerr == nil && bytes.Equal(got, p):
+			// The answer was lost, the record was not.
+		case gerr == nil:
+			s.end(ctx)
+			return fmt.Errorf("snapshot %s: %w: run again, what was stored is adopted", s.ID, ErrDead)
+		case errors.Is(gerr, fs.ErrNotExist):
+			s.end(ctx)
+			return err
+		default:
+			// Nobody knows whether it is committed: the intent must stay.
+			s.halt()
+			return fmt.Errorf("snapshot %s: unclear whether it was committed: %w", s.ID, err)
+		}
+	}
+	// (6) Only now is the intent of no use.
+	s.end(ctx)
+	return nil
+}
+
+// Abort gives the session up: what it stored stays for the next, the intent
+// goes.
+func (s *Session) Abort(ctx context.Context) {
+	if err := s.Writer.Close(); err != nil {
+		s.r.opt.Logf("%v", err)
+	}
+	s.end(ctx)
+}
+
+func (s *Session) halt() {
+	s.stop()
+	s.wg.Wait()
+}
+
+func (s *Session) end(ctx context.Context) {
+	s.halt()
+	s.removeIntent(context.WithoutCancel(ctx))
+}
+
+// removeIntent removes the heartbeats first: without its intent a heartbeat
+// would stay for ever.
+func (s *Session) removeIntent(ctx context.Context) {
+	for i := 1; i <= s.n; i++ {
+		if err := s.r.b.Remove(ctx, fmt.Sprintf("%s.%d", intentName(s.ID), i)); err != nil {
+			s.r.opt.Logf("%v", err)
+		}
+	}
+	if err := s.r.b.Remove(ctx, intentName(s.ID)); err != nil {
+		s.r.opt.Logf("%v", err)
+	}
+}

@@ -1,0 +1,68 @@
+package snapshotter
+
+import (
+	"errors"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/cutbankfs/cutbank/repo/tree"
+)
+
+// ErrPartial says that a snapshot was committed although some of its sources
+// could not be read; the record names them.
+var ErrPartial = errors.New("snapshot is partial")
+
+// Take is what a filter says of a node.
+type Take int
+
+const (
+	Whole   Take = iota // with all below
+	Skip                // not at all
+	Shallow             // a directory without what is below
+)
+
+// Options of a Run. Name, Paths and Now are required.
+type Options struct {
+	Name, Label, Note string
+	Tags              []string
+	Host, Program     string
+	Exclude           []string // as the record tells it; Filter does it
+	Workers           int      // 0: one for each core
+
+	// Filter is asked for each node below the root; path is relative to the
+	// root, slash-separated. It is called from one goroutine.
+	Filter func(path string, a *tree.Attr) Take
+
+	// NoParent reads every file, as if there were no snapshot before.
+	NoParent bool
+
+	Now      func() time.Time
+	Progress *Progress                     // may be nil
+	Problem  func(path string, err error)  // each source that cannot be read, as it happens; may be nil
+	Logf     func(format string, a ...any) // may be nil
+}
+
+func (o *Options) workers() int {
+	if o.Workers > 0 {
+		return o.Workers
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+// Progress counts while a Run goes on; it may be read at any time.
+type Progress struct {
+	Files     atomic.Uint64 // done, unchanged ones included
+	Dirs      atomic.Uint64
+	Bytes     atomic.Uint64 // of files done or being read, unchanged ones included
+	ReadBytes atomic.Uint64
+	New       atomic.Uint64 // files
+	Modified  atomic.Uint64
+	Unchanged atomic.Uint64
+	NewBytes  atomic.Uint64 // plain bytes that were not known; KnownBytes those that were
+	Known     atomic.Uint64
+	Unread    atomic.Uint64
+}
+
+// maxProblems is how many unreadable paths a record names.
+const maxProblems = 1000

@@ -1,0 +1,233 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/cutbankfs/cutbank/chunkstore"
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/chunkstore/pack"
+	"github.com/cutbankfs/cutbank/repo"
+	"github.com/cutbankfs/cutbank/repo/tree"
+)
+
+// run is one snapshot being made.
+type run struct {
+	r   *repo.Repo
+	opt Options
+	w   *chunkstore.Writer
+	p   *Progress
+
+	metaMu sync.Mutex
+	meta   *chunkstore.Stream
+
+	prevTime tree.Time // racily clean from here on; zero without a parent
+	jobs     chan []*job
+	batch    []*job
+	batchLen int64
+
+	linkMu sync.Mutex
+	links  map[inode]*link
+
+	cancel context.CancelCauseFunc
+
+	probMu   sync.Mutex
+	problems []string
+	changed  uint64
+}
+
+type inode struct{ dev, ino uint64 }
+
+// Run makes a snapshot of src, whose children are what it holds; paths is what
+// the record says they are. A snapshot whose sources could not all be read is
+// committed and comes with ErrPartial. After any other error nothing is
+// committed, and what was stored serves the next run.
+func Run(ctx context.Context, r *repo.Repo, src tree.Node, paths []string, opt Options) (*repo.Snapshot, error) {
+	if err := repo.CheckName(opt.Name); err != nil {
+		return nil, err
+	}
+	start := opt.Now()
+	if opt.Logf == nil {
+		opt.Logf = func(string, ...any) {}
+	}
+	snaps, err := r.Snapshots(ctx)
+	if err != nil {
+		opt.Logf("%v", err) // damaged records are no reason to make no new one
+	}
+	if err := checkLabels(snaps, &opt); err != nil {
+		return nil, err
+	}
+	s, err := r.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	u := &run{r: r, opt: opt, w: s.Writer, p: opt.Progress, links: map[inode]*link{}}
+	if u.p == nil {
+		u.p = &Progress{}
+	}
+	rec := &repo.Snapshot{Name: opt.Name, Label: opt.Label, Note: opt.Note, Tags: opt.Tags, Time: start.UTC(), Host: opt.Host,
+		Program: opt.Program, Exclude: opt.Exclude}
+	for _, p := range paths {
+		rec.Paths = append(rec.Paths, repo.Path(p))
+	}
+	var parent *repo.Snapshot
+	if !opt.NoParent {
+		parent = findParent(snaps, rec)
+	}
+	if err := u.walk(ctx, src, parent, rec); err != nil {
+		s.Abort(ctx)
+		return nil, err
+	}
+	before := u.w.Stats()
+	rec.End = opt.Now().UTC()
+	rec.Stats = repo.Stats{ReadBytes: u.p.ReadBytes.Load(), NewBytes: before.NewBytes, Stored: before.Stored,
+		New: u.p.New.Load(), Modified: u.p.Modified.Load(), Unchanged: u.p.Unchanged.Load()}
+	if err := s.Commit(ctx, rec); err != nil {
+		return nil, err
+	}
+	if _, err := r.Index().Merge(ctx); err != nil {
+		opt.Logf("merging index segments: %v", err)
+	}
+	if rec.Unread > 0 {
+		return rec, fmt.Errorf("%d paths could not be read: %w", rec.Unread, ErrPartial)
+	}
+	return rec, nil
+}
+
+func checkLabels(snaps []*repo.Snapshot, opt *Options) error {
+	if opt.Label != "" {
+		if err := repo.CheckLabel(opt.Label); err != nil {
+			return err
+		}
+	}
+	for _, t := range opt.Tags {
+		if err := repo.CheckLabel(t); err != nil {
+			return err
+		}
+	}
+	for _, s := range snaps {
+		if opt.Label != "" && s.Name == opt.Name && s.Label == opt.Label {
+			return fmt.Errorf("snapshot %s/%s exists already (%s): choose another --label", s.Name, s.Label, s.ID)
+		}
+	}
+	return nil
+}
+
+// findParent returns the newest snapshot of the same name and paths, or of the
+// same name.
+func findParent(snaps []*repo.Snapshot, rec *repo.Snapshot) *repo.Snapshot {
+	var same, named *repo.Snapshot
+	for _, s := range snaps {
+		if s.Name != rec.Name || s.Tree.IsZero() || s.Witness.IsZero() {
+			continue
+		}
+		named = s
+		if slices.Equal(s.Paths, rec.Paths) {
+			same = s
+		}
+	}
+	if same != nil {
+		return same
+	}
+	return named
+}
+
+// walk stores the tree and sets what the record says of it.
+func (u *run) walk(ctx context.Context, src tree.Node, parent *repo.Snapshot, rec *repo.Snapshot) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	u.cancel = cancel
+	u.meta = u.w.Stream(pack.Meta)
+	prev := u.openPrev(ctx, parent, rec)
+	u.jobs = make(chan []*job, 2*u.opt.workers())
+	var wg sync.WaitGroup
+	for range u.opt.workers() {
+		wk, err := u.newWorker()
+		if err != nil {
+			return err
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			wk.loop(ctx)
+		}()
+	}
+	top := newDirJob(nil, nil, u)
+	err := u.dir(ctx, top, src, "", prev)
+	u.sendBatch(ctx)
+	close(u.jobs)
+	wg.Wait()
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if err != nil {
+		return err
+	}
+	if !top.finished {
+		return errors.New("the walk ended before its root was complete") // never happens
+	}
+	if err := u.root(top, src, rec); err != nil {
+		return err
+	}
+	u.meta.Flush()
+	if u.changed > 0 {
+		rec.Changed = u.changed
+	}
+	rec.Unread, rec.Problem = u.p.Unread.Load(), u.problems
+	return u.w.Err()
+}
+
+// root writes the two root pages.
+func (u *run) root(top *dirJob, src tree.Node, rec *repo.Snapshot) error {
+	e := top.entry
+	e.Attr = *src.Attr()
+	e.Name, e.Size, e.Allocated, e.Nlink = tree.RootName, 0, 0, 1
+	rec.Totals = e.Below
+	dw := tree.NewDirWriter(u.putPage)
+	if err := dw.Add(&e); err != nil {
+		return err
+	}
+	var page tree.Entry
+	if err := dw.Finish(&page); err != nil {
+		return err
+	}
+	ww := tree.NewWitnessWriter(u.putPage)
+	a := src.Attr()
+	if err := ww.Add(&tree.Witness{Name: tree.RootName, Ino: a.Ino, Ctime: a.Ctime, Dev: a.Dev, Root: top.witness}); err != nil {
+		return err
+	}
+	wit, err := ww.Finish()
+	rec.Tree, rec.Witness = repo.PageID{ID: page.Root}, repo.PageID{ID: wit}
+	return err
+}
+
+// putPage stores a page; it serves all goroutines.
+func (u *run) putPage(p []byte) (chunk.ID, error) {
+	id := u.r.SecretKeys().Tree.Sum(p)
+	u.metaMu.Lock()
+	defer u.metaMu.Unlock()
+	_, err := u.meta.Put(id, p)
+	return id, err
+}
+
+// problem records a source that could not be read.
+func (u *run) problem(path string, err error) {
+	u.p.Unread.Add(1)
+	if u.opt.Problem != nil {
+		u.opt.Problem(path, err)
+	}
+	u.probMu.Lock()
+	defer u.probMu.Unlock()
+	if len(u.problems) < maxProblems {
+		u.problems = append(u.problems, fmt.Sprintf("%q: %v", path, errors.Unwrap(unwrapPath(err))))
+	}
+}
+
+func (u *run) countChanged() {
+	u.probMu.Lock()
+	u.changed++
+	u.probMu.Unlock()
+}
