@@ -76,8 +76,8 @@ type writerStats struct {
 type WriterStats struct {
 	NewChunks, KnownChunks uint64
 	NewBytes, KnownBytes   uint64 // plain
-	Stored                 uint64 // bytes of packs made so far
-	Packs                  uint64 // stored
+	Stored                 uint64 // bytes of the packs stored so far
+	Packs                  uint64 // that are stored
 }
 
 // NewWriter begins a session. usable tells whether a pack may be leaned on; it
@@ -267,7 +267,7 @@ func (w *Writer) addFrame(kind pack.Kind, packed []byte, plain int, chunks []pac
 		pk.b = b
 		w.own.Store(b.Name(), struct{}{})
 	}
-	w.stats.stored.Add(uint64(pk.b.Add(packed, plain, chunks)))
+	pk.b.Add(packed, plain, chunks)
 	if pk.b.Size() >= limit {
 		w.uploads <- pk.b
 		pk.b = nil
@@ -341,6 +341,7 @@ func (w *Writer) upload(b *pack.Builder) (*pack.Trailer, error) {
 		}
 	}
 	w.stats.packs.Add(1)
+	w.stats.stored.Add(uint64(len(p)))
 	if err := w.s.ix.Add(t); err != nil {
 		return nil, err
 	}

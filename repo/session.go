@@ -166,7 +166,7 @@ func (s *Session) heartbeat(ctx context.Context) {
 }
 
 // Commit stores what is open and then the record: from then on the snapshot
-// exists. rec's ID is set. If the writer was declared dead it is ErrDead, and
+// exists. rec's ID and what was stored are set. If the writer was declared dead it is ErrDead, and
 // nothing is lost but the need to run again.
 func (s *Session) Commit(ctx context.Context, rec *Snapshot) error {
 	if err := s.Writer.Close(); err != nil {
@@ -174,6 +174,8 @@ func (s *Session) Commit(ctx context.Context, rec *Snapshot) error {
 		return err
 	}
 	rec.V, rec.ID = 1, s.ID
+	stats := s.Writer.Stats()
+	rec.Stats.NewBytes, rec.Stats.Stored = stats.NewBytes, stats.Stored
 	body, err := json.Marshal(rec)
 	if err != nil {
 		s.end(ctx)

@@ -81,10 +81,8 @@ func Run(ctx context.Context, r *repo.Repo, src tree.Node, paths []string, opt O
 		s.Abort(ctx)
 		return nil, err
 	}
-	before := u.w.Stats()
 	rec.End = opt.Now().UTC()
-	rec.Stats = repo.Stats{ReadBytes: u.p.ReadBytes.Load(), NewBytes: before.NewBytes, Stored: before.Stored,
-		New: u.p.New.Load(), Modified: u.p.Modified.Load(), Unchanged: u.p.Unchanged.Load()}
+	rec.Stats = repo.Stats{ReadBytes: u.p.ReadBytes.Load(), New: u.p.New.Load(), Modified: u.p.Modified.Load(), Unchanged: u.p.Unchanged.Load()}
 	if err := s.Commit(ctx, rec); err != nil {
 		return nil, err
 	}

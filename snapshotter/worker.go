@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"slices"
 
 	"github.com/cutbankfs/cutbank/chunkstore"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
@@ -69,10 +70,13 @@ func (w *worker) do(ctx context.Context, j *job) {
 	switch {
 	case err == nil:
 		u.p.Files.Add(1)
-		if j.prev != nil {
-			u.p.Modified.Add(1)
-		} else {
+		switch {
+		case j.prev == nil || j.prev.e.Kind != tree.File:
 			u.p.New.Add(1)
+		case sameContents(&j.s.e, j.prev.e):
+			u.p.Unchanged.Add(1) // though it had to be read to know
+		default:
+			u.p.Modified.Add(1)
 		}
 	case ctx.Err() != nil:
 		return
@@ -86,6 +90,10 @@ func (w *worker) do(ctx context.Context, j *job) {
 		u.problem(j.path, err)
 	}
 	u.finish(j.d, j.s)
+}
+
+func sameContents(a, b *tree.Entry) bool {
+	return a.Size == b.Size && a.Recipe == b.Recipe && slices.Equal(a.Extents, b.Extents)
 }
 
 func (w *worker) file(ctx context.Context, j *job) error {

@@ -19,8 +19,6 @@ const (
 	// MaxSize bounds a pack file in bytes: offsets are 32 bits, and readers
 	// take a whole pack into memory to verify it.
 	MaxSize = 1 << 30
-	// frameHead is the length in front of each stored frame.
-	frameHead = 4
 	// trailerVersion is the version byte that a plain trailer starts with.
 	trailerVersion = 1
 )

@@ -49,15 +49,13 @@ func (b *Builder) Size() int { return len(b.buf) }
 func (b *Builder) Frames() int { return len(b.t.Frames) }
 
 // Add seals a frame into the pack. packed is what seal.Pack returned for the
-// plain frame of that many bytes, which holds the chunks. It returns how many
-// bytes the frame takes in the file.
-func (b *Builder) Add(packed []byte, plain int, chunks []Chunk) int {
+// plain frame of that many bytes, which holds the chunks.
+func (b *Builder) Add(packed []byte, plain int, chunks []Chunk) {
 	n := len(packed) + seal.FrameOverhead - 1
 	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(n))
 	off := len(b.buf)
 	b.buf = b.key.Seal(b.buf, uint32(len(b.t.Frames)), packed)
 	b.t.Frames = append(b.t.Frames, Frame{Off: uint32(off), Stored: uint32(n), Plain: uint32(plain), Chunks: chunks})
-	return n + frameHead
 }
 
 // Finish closes the pack and returns its bytes, which are in the room given to

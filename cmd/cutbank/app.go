@@ -30,19 +30,22 @@ type app struct {
 	repoPath, passwordCommand, cacheDir string
 	noCache, json, quiet, verbose       bool
 	cacheLimit                          sizeFlag
+	cpuProfile, memProfile              string
 	level                               seal.Level
 	frameCache                          int64
 
+	profile       *os.File
 	givenPassword string // handed down by a parent process
 
 	open *repo.Repo
 }
 
 func (a *app) close() error {
+	err := a.stopProfile()
 	if a.open == nil {
-		return nil
+		return err
 	}
-	return a.open.Close()
+	return errors.Join(err, a.open.Close())
 }
 
 // now is the program's only clock.

@@ -22,6 +22,10 @@ import (
 	"github.com/cutbankfs/cutbank/repo/tree"
 )
 
+// mountMemory is what a mount may need beside its cache before the collector
+// works harder, in bytes: a soft limit.
+const mountMemory = 96 << 20
+
 // refreshEvery is how often a mount looks for new snapshots.
 const refreshEvery = 2 * time.Second
 
@@ -88,6 +92,7 @@ func (a *app) mount(ctx context.Context, s *mountFlags, dir string) error {
 	// Decoded frames are large and die young: collect early rather than hold
 	// twice the cache.
 	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(2*int64(s.cache) + mountMemory)
 	a.frameCache = int64(s.cache)
 	ready, err := a.childReady(s)
 	if err != nil {

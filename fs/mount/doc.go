@@ -41,8 +41,8 @@
 //
 //   - Damage is EIO, never ENOENT, and never a short read: the kernel would
 //     take that for the end of the file.
-//   - ENOSYS reaches the kernel only from Open, OpenDir and Flush: it switches
-//     the operation off for the whole mount, for ever.
+//   - ENOSYS is never the answer to an operation that any node supports: it
+//     switches the operation off for the whole mount, for ever.
 //   - No lock that a handler takes is held while the kernel is notified, and
 //     no handler waits for a goroutine that notifies: the kernel holds locks
 //     while it waits for handlers, and takes the same locks in notifications.

@@ -122,7 +122,7 @@ func TestAttributes(t *testing.T) {
 				t.Errorf("readlink %q = %q, %v", p, target, err)
 			}
 		}
-		if a.Kind == tree.File && a.Size < 1<<22 {
+		if a.Kind == tree.File && a.Size < 1<<22 && (os.Geteuid() == 0 || a.Mode&0o004 != 0) {
 			want := make([]byte, a.Size)
 			fillBytes(want, n.seed, 0)
 			if got, err := os.ReadFile(p); err != nil || !bytes.Equal(got, want) {

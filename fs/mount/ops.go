@@ -13,6 +13,13 @@ import (
 	"github.com/cutbankfs/cutbank/repo/tree"
 )
 
+// ops answers the kernel. What is not written here, go-fuse answers with
+// ENOSYS; none of that is of use for a read-only file system.
+type ops struct {
+	fuse.RawFileSystem
+	*Server
+}
+
 // request is the context of one request: cancelled when the kernel says that
 // the caller was interrupted, or when the mount ends. It is a single pointer,
 // so making it a context.Context allocates nothing.
@@ -84,7 +91,7 @@ func (s *Server) describe(id uint64, k known, name string) string {
 }
 
 // Lookup finds a name. Absent names are cached like present ones.
-func (s *Server) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+func (s ops) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	s.count.lookups.Add(1)
 	if len(name) > nameMax {
 		return fuse.Status(syscall.ENAMETOOLONG)
@@ -161,7 +168,7 @@ func (n *topNode) fillEntry(out *fuse.EntryOut) {
 }
 
 // GetAttr answers stat.
-func (s *Server) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+func (s ops) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	s.count.getattrs.Add(1)
 	out.AttrValid = forever
 	if s.upper(in.NodeId) {
@@ -185,7 +192,7 @@ func (s *Server) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.A
 }
 
 // Readlink answers with a link's target.
-func (s *Server) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
+func (s ops) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
 	s.count.readlinks.Add(1)
 	if s.upper(h.NodeId) {
 		n := s.top.Load().nodes[h.NodeId]
@@ -210,7 +217,7 @@ func (s *Server) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fus
 // Read answers with all that was asked for, up to the end of the file, or
 // with an error: the kernel takes fewer bytes for the end of the file and cuts
 // its idea of the size.
-func (s *Server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+func (s ops) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	s.count.reads.Add(1)
 	if s.upper(in.NodeId) {
 		return nil, fuse.Status(syscall.EISDIR)
@@ -252,7 +259,7 @@ func readFull(ctx context.Context, n tree.Node, p []byte, off int64) (int, error
 }
 
 // Lseek finds data and holes; the kernel does the other seeks itself.
-func (s *Server) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+func (s ops) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	s.count.lseeks.Add(1)
 	if s.upper(in.NodeId) {
 		return fuse.EINVAL
@@ -303,7 +310,7 @@ func seek(ctx context.Context, n tree.Node, off int64, whence uint32) (int64, er
 }
 
 // StatFs answers statfs: all space is used, none is free.
-func (s *Server) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+func (s ops) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	*out = fuse.StatfsOut{Bsize: blockSize, Frsize: blockSize, NameLen: nameMax}
 	if s.opt.Statfs != nil {
 		bytes, files := s.opt.Statfs()
@@ -314,26 +321,26 @@ func (s *Server) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut
 }
 
 // Forget does nothing: node IDs need no table.
-func (s *Server) Forget(_, _ uint64) {}
+func (ops) Forget(_, _ uint64) {}
 
 // Open is not needed: what is stored has no state. The kernel notes the ENOSYS,
 // asks no more and keeps the page cache from one open to the next.
-func (s *Server) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
+func (s ops) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
 	s.count.opens.Add(1)
 	return fuse.ENOSYS
 }
 
 // OpenDir is not needed, like Open; the kernel then keeps listings.
-func (s *Server) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
+func (s ops) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
 	s.count.opens.Add(1)
 	return fuse.ENOSYS
 }
 
 // Flush is not needed, like Open.
-func (s *Server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status {
+func (s ops) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status {
 	s.count.opens.Add(1)
 	return fuse.ENOSYS
 }
 
 // String names the file system for go-fuse.
-func (s *Server) String() string { return subtype }
+func (ops) String() string { return subtype }

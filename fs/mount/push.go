@@ -17,7 +17,7 @@ const (
 	pushFile    = 512 << 10 // the largest file that is pushed
 	pushDirs    = 1024      // directories remembered; two generations are kept
 
-	firstFiles, firstBytes = 32, 256 << 10 // the first run in a directory: about one frame
+	firstFiles, firstBytes = 64, 512 << 10 // the first run in a directory: about two frames
 	moreFiles              = 1024          // the longest run
 	growth                 = 4             // from run to run, while somebody reads on in order
 

@@ -56,12 +56,12 @@ func (l *listing) addDots(off, self, parent uint64) bool {
 }
 
 // ReadDir lists names. The kernel prefers ReadDirPlus.
-func (s *Server) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+func (s ops) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	return s.list(request{cancel}, in, &listing{DirEntryList: out})
 }
 
 // ReadDirPlus lists names with attributes, so that nothing needs a LOOKUP.
-func (s *Server) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+func (s ops) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	return s.list(request{cancel}, in, &listing{DirEntryList: out, plus: true})
 }
 

@@ -10,46 +10,46 @@ import (
 // writable, and then these answers count: without them it would be ENOSYS.
 const erofs = fuse.Status(syscall.EROFS)
 
-func (s *Server) SetAttr(<-chan struct{}, *fuse.SetAttrIn, *fuse.AttrOut) fuse.Status { return erofs }
-func (s *Server) Mknod(<-chan struct{}, *fuse.MknodIn, string, *fuse.EntryOut) fuse.Status {
+func (ops) SetAttr(<-chan struct{}, *fuse.SetAttrIn, *fuse.AttrOut) fuse.Status { return erofs }
+func (ops) Mknod(<-chan struct{}, *fuse.MknodIn, string, *fuse.EntryOut) fuse.Status {
 	return erofs
 }
-func (s *Server) Mkdir(<-chan struct{}, *fuse.MkdirIn, string, *fuse.EntryOut) fuse.Status {
+func (ops) Mkdir(<-chan struct{}, *fuse.MkdirIn, string, *fuse.EntryOut) fuse.Status {
 	return erofs
 }
-func (s *Server) Unlink(<-chan struct{}, *fuse.InHeader, string) fuse.Status { return erofs }
-func (s *Server) Rmdir(<-chan struct{}, *fuse.InHeader, string) fuse.Status  { return erofs }
-func (s *Server) Rename(<-chan struct{}, *fuse.RenameIn, string, string) fuse.Status {
+func (ops) Unlink(<-chan struct{}, *fuse.InHeader, string) fuse.Status { return erofs }
+func (ops) Rmdir(<-chan struct{}, *fuse.InHeader, string) fuse.Status  { return erofs }
+func (ops) Rename(<-chan struct{}, *fuse.RenameIn, string, string) fuse.Status {
 	return erofs
 }
-func (s *Server) Link(<-chan struct{}, *fuse.LinkIn, string, *fuse.EntryOut) fuse.Status {
+func (ops) Link(<-chan struct{}, *fuse.LinkIn, string, *fuse.EntryOut) fuse.Status {
 	return erofs
 }
-func (s *Server) Symlink(<-chan struct{}, *fuse.InHeader, string, string, *fuse.EntryOut) fuse.Status {
+func (ops) Symlink(<-chan struct{}, *fuse.InHeader, string, string, *fuse.EntryOut) fuse.Status {
 	return erofs
 }
-func (s *Server) Create(<-chan struct{}, *fuse.CreateIn, string, *fuse.CreateOut) fuse.Status {
+func (ops) Create(<-chan struct{}, *fuse.CreateIn, string, *fuse.CreateOut) fuse.Status {
 	return erofs
 }
-func (s *Server) Tmpfile(<-chan struct{}, *fuse.CreateIn, *fuse.CreateOut) fuse.Status {
+func (ops) Tmpfile(<-chan struct{}, *fuse.CreateIn, *fuse.CreateOut) fuse.Status {
 	return erofs
 }
-func (s *Server) SetXAttr(<-chan struct{}, *fuse.SetXAttrIn, string, []byte) fuse.Status {
+func (ops) SetXAttr(<-chan struct{}, *fuse.SetXAttrIn, string, []byte) fuse.Status {
 	return erofs
 }
-func (s *Server) RemoveXAttr(<-chan struct{}, *fuse.InHeader, string) fuse.Status { return erofs }
-func (s *Server) Write(<-chan struct{}, *fuse.WriteIn, []byte) (uint32, fuse.Status) {
+func (ops) RemoveXAttr(<-chan struct{}, *fuse.InHeader, string) fuse.Status { return erofs }
+func (ops) Write(<-chan struct{}, *fuse.WriteIn, []byte) (uint32, fuse.Status) {
 	return 0, erofs
 }
-func (s *Server) Writev(<-chan struct{}, *fuse.WriteIn, [][]byte) (uint32, fuse.Status) {
+func (ops) Writev(<-chan struct{}, *fuse.WriteIn, [][]byte) (uint32, fuse.Status) {
 	return 0, erofs
 }
-func (s *Server) Fallocate(<-chan struct{}, *fuse.FallocateIn) fuse.Status { return erofs }
-func (s *Server) CopyFileRange(<-chan struct{}, *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+func (ops) Fallocate(<-chan struct{}, *fuse.FallocateIn) fuse.Status { return erofs }
+func (ops) CopyFileRange(<-chan struct{}, *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
 	return 0, erofs
 }
 
 // Ioctl knows no request; to say so must not switch all of them off.
-func (s *Server) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
+func (ops) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
 	return fuse.Status(syscall.ENOTTY)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,11 +62,10 @@ const (
 
 // Server serves one mount. Its methods are safe for concurrent use.
 type Server struct {
-	fuse.RawFileSystem // what is not written in ops.go
-	opt                Options
-	fuse               *fuse.Server
-	dir                string // as the kernel lists it
-	dev                string // major:minor of the mount
+	opt  Options
+	fuse *fuse.Server
+	dir  string // as the kernel lists it
+	dev  string // major:minor of the mount
 
 	life context.Context // ends with the mount
 	end  context.CancelFunc
@@ -107,13 +107,13 @@ func Mount(dir string, opt Options) (*Server, error) {
 		return nil, fmt.Errorf("cannot mount a single %s: name its directory", opt.Root.Attr().Kind)
 	}
 	s := newServer(point, opt)
-	if s.fuse, err = fuse.NewServer(s, point, s.mountOptions()); err != nil {
+	if s.fuse, err = fuse.NewServer(ops{fuse.NewDefaultRawFileSystem(), s}, point, s.mountOptions()); err != nil {
 		s.end()
 		Clean(point) // where the kernel mounted and then nobody answered
 		if h := unusable(); h != nil {
 			err = h
 		}
-		return nil, fmt.Errorf("cannot mount at %s: %w", dir, err)
+		return nil, fmt.Errorf("cannot mount at %s: %s", dir, strings.TrimSpace(err.Error()))
 	}
 	go func() {
 		s.fuse.Serve()
@@ -147,7 +147,7 @@ func newServer(point string, opt Options) *Server {
 	if opt.PushBytes == 0 {
 		opt.PushBytes = defaultPushBytes
 	}
-	s := &Server{RawFileSystem: fuse.NewDefaultRawFileSystem(), opt: opt, dir: point, done: make(chan struct{}), lastTop: dots}
+	s := &Server{opt: opt, dir: point, done: make(chan struct{}), lastTop: dots}
 	s.life, s.end = context.WithCancel(context.Background())
 	if opt.Root != nil {
 		s.fixed = &slot{num: 1, ino: snapshotHash(opt.FSName)}
@@ -172,8 +172,8 @@ func (s *Server) mountOptions() *fuse.MountOptions {
 		MaxWrite:                 maxRead,
 		MaxBackground:            maxBackground,
 		CongestionThreshold:      maxBackground * 3 / 4,
-		DirectMount:              os.Geteuid() == 0,
-		DisableSplice:            true, // it fills a pipe in vain
+		DirectMountStrict:        os.Geteuid() == 0, // others need fusermount
+		DisableSplice:            true,              // it fills a pipe in vain
 		EnableAcl:                true,
 		EnableSymlinkCaching:     true,
 		ExplicitDataCacheControl: true,

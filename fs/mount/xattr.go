@@ -12,7 +12,7 @@ import (
 
 // GetXAttr answers with a value: its size, and its bytes if dest holds them.
 // ERANGE with an empty dest is how go-fuse asks for the size alone.
-func (s *Server) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+func (s ops) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	s.count.xattrs.Add(1)
 	xs, st := s.xattrs(request{cancel}, h)
 	if !st.Ok() {
@@ -31,7 +31,7 @@ func (s *Server) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string,
 
 // ListXAttr answers with the names, each ended by a NUL. The trusted ones are
 // for root only; the kernel guards their values but not their names.
-func (s *Server) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+func (s ops) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	s.count.xattrs.Add(1)
 	xs, st := s.xattrs(request{cancel}, h)
 	if !st.Ok() {

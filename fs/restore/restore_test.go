@@ -222,7 +222,7 @@ func TestDelete(t *testing.T) {
 // TestDeleteMounts: what is mounted in the target is not deleted.
 func TestDeleteMounts(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("SKIPPED: mounting needs root")
+		skipOrFail(t, "fuse", "mounting needs root")
 	}
 	top := t.TempDir()
 	dir := filepath.Join(top, "target")

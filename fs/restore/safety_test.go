@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cutbankfs/cutbank/repo/tree"
 )
@@ -313,7 +314,10 @@ func TestClosedTarget(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := memDir("x", memFile("f", []byte("f")))
-	if _, err := Run(t.Context(), []Item{{Path: "p/x", Node: d}, {Path: "p/y", Node: d}, {Path: "z", Node: d}}, dir, Options{}); err != nil {
+	slow := memFile("slow", []byte("s")) // p is done with before its neighbour comes
+	slow.onRead = func(int64) error { time.Sleep(100 * time.Millisecond); return nil }
+	items := []Item{{Path: "p/slow", Node: slow}, {Path: "p/next", Node: d.kids[0]}, {Path: "p/x", Node: d}, {Path: "z", Node: d}}
+	if _, err := Run(t.Context(), items, dir, Options{Workers: 1}); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range []string{dir, filepath.Join(dir, "p")} {

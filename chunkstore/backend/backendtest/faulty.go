@@ -42,7 +42,8 @@ type Faulty struct {
 	mu     sync.Mutex
 	faults Faults
 	calls  int
-	puts   int
+	begun  int // Puts that succeeded or are at work
+	puts   int // Puts that succeeded
 	stored int64
 }
 
@@ -70,7 +71,7 @@ func (f *Faulty) Puts() int {
 func (f *Faulty) Set(faults Faults) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.faults, f.calls, f.puts, f.stored = faults, 0, 0, 0
+	f.faults, f.calls, f.begun, f.puts, f.stored = faults, 0, 0, 0, 0
 }
 
 // enter counts a call. It returns an error if nothing is to be done, and
@@ -96,31 +97,37 @@ func (f *Faulty) enter(verb, name string) (before, after error) {
 	return err, nil
 }
 
-// Put implements backend.Backend. When the Put before which a crash was to come
-// is at work with others, some of these may still be done.
+// Put implements backend.Backend.
 func (f *Faulty) Put(ctx context.Context, name string, p []byte) error {
 	before, after := f.enter("put", name)
 	if before != nil {
 		return before
 	}
-	if err := f.reserve(name, int64(len(p))); err != nil {
+	if err := f.begin(name, int64(len(p))); err != nil {
 		return err
 	}
-	if err := f.Backend.Put(ctx, name, p); err != nil {
-		return err
-	}
+	err := f.Backend.Put(ctx, name, p)
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil {
+		f.begun--
+		return err
+	}
 	f.puts++
-	f.mu.Unlock()
 	return after
 }
 
-func (f *Faulty) reserve(name string, n int64) error {
+// begin takes one of the Puts, and space, that are left.
+func (f *Faulty) begin(name string, n int64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.faults.Space > 0 && f.stored+n > f.faults.Space {
+	switch {
+	case f.faults.CrashAfterPuts > 0 && f.begun >= f.faults.CrashAfterPuts:
+		return fmt.Errorf("put %s: %w", name, ErrCrashed)
+	case f.faults.Space > 0 && f.stored+n > f.faults.Space:
 		return fmt.Errorf("put %s: %w", name, syscall.ENOSPC)
 	}
+	f.begun++
 	f.stored += n
 	return nil
 }

@@ -1,0 +1,43 @@
+# make build   bin/cutbank
+# make demo    the main job on a small real tree: init, snapshot, mount, list, unmount
+# make test    all tests that are quick and need no network
+# make check   formatting and linters
+# make race    the tests with the race detector
+# make slow    the tests that take minutes: every byte flipped, a million names, crashes
+# make fuzz    every fuzz target for FUZZTIME
+# make bench   cutbank beside other tools that are on the PATH
+
+GO       ?= go
+FUZZTIME ?= 10s
+BENCH    ?=
+
+.PHONY: build demo test check race slow fuzz bench clean
+
+build:
+	$(GO) build -trimpath -o bin/cutbank ./cmd/cutbank
+
+demo: build
+	./test/demo.sh ./bin/cutbank
+
+test:
+	$(GO) test ./...
+
+check:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "gofmt would change these"; exit 1; }
+	$(GO) vet ./...
+	staticcheck ./...
+
+race:
+	$(GO) test -race ./...
+
+slow:
+	CUTBANK_SLOW=1 $(GO) test -timeout 30m ./...
+
+fuzz:
+	GO="$(GO)" FUZZTIME=$(FUZZTIME) ./test/fuzz.sh
+
+bench:
+	$(GO) run ./bench/versus $(BENCH)
+
+clean:
+	rm -rf bin
