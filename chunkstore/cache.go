@@ -22,7 +22,7 @@ type frameID struct {
 type frame struct {
 	chunks [][]byte
 	starts []uint32
-	proven []atomic.Bool
+	proven []atomic.Pointer[chunk.ID] // as what each chunk was proven
 	size   int64
 }
 
@@ -31,13 +31,13 @@ func newFrame(plain []byte) (*frame, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &frame{chunks: chunks, starts: make([]uint32, len(chunks)), proven: make([]atomic.Bool, len(chunks))}
+	f := &frame{chunks: chunks, starts: make([]uint32, len(chunks)), proven: make([]atomic.Pointer[chunk.ID], len(chunks))}
 	at := uint32(len(plain))
 	for i := len(chunks) - 1; i >= 0; i-- {
 		at -= uint32(len(chunks[i]))
 		f.starts[i] = at
 	}
-	f.size = int64(cap(plain)) + int64(len(chunks))*32
+	f.size = int64(cap(plain)) + int64(len(chunks))*72
 	return f, nil
 }
 
@@ -48,11 +48,11 @@ func (f *frame) chunk(loc pack.Location, id chunk.ID, h *chunk.Hasher) ([]byte, 
 	if i == len(f.starts) || f.starts[i] != loc.Start || len(f.chunks[i]) != int(loc.Len) {
 		return nil, false
 	}
-	if !f.proven[i].Load() {
+	if was := f.proven[i].Load(); was == nil || *was != id {
 		if h.Sum(f.chunks[i]) != id {
 			return nil, false
 		}
-		f.proven[i].Store(true)
+		f.proven[i].Store(&id)
 	}
 	return f.chunks[i], true
 }

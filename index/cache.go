@@ -225,7 +225,7 @@ func Usage(cacheDir string) (map[string]int64, error) {
 // nothing else in the repository's directory. While another process writes a
 // generation it removes nothing.
 func Clear(cacheDir, repoID string) (freed int64, err error) {
-	if repoID == "" || repoID != filepath.Base(repoID) || repoID == "." || repoID == ".." {
+	if !filepath.IsLocal(repoID) || repoID != filepath.Base(repoID) || repoID == "." {
 		return 0, fmt.Errorf("%q is no repository ID", repoID)
 	}
 	c := cache{filepath.Join(RepoDir(cacheDir, repoID), subdir)}

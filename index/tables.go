@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sort"
 	"sync"
 
@@ -214,7 +215,7 @@ type tableWriter struct {
 	dir, prefix string
 	room        *int64 // bytes that may still be written
 	b           *table.Builder
-	key         []byte
+	key, buf    []byte
 	written     []tableMeta
 }
 
@@ -238,7 +239,9 @@ func (w *tableWriter) flush() error {
 	if w.b == nil {
 		return nil
 	}
-	p := w.b.Finish()
+	done := w.b.Done()
+	w.buf = slices.Grow(w.buf[:0], done.Size)[:done.Size]
+	p := w.buf[:done.Copy(w.buf)]
 	w.b.Close()
 	w.b = nil
 	if *w.room -= int64(len(p)); *w.room < 0 {

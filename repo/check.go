@@ -85,7 +85,7 @@ func (r *Repo) Check(ctx context.Context, opt CheckOptions, report func(Damage))
 	if err := c.objects(ctx); err != nil {
 		return c.res, err
 	}
-	if _, err := r.ix.Sync(ctx); err != nil && !errors.Is(err, chunk.ErrCorrupt) {
+	if err := r.Sync(ctx); err != nil && !errors.Is(err, chunk.ErrCorrupt) {
 		return c.res, err // damaged segments were named by objects
 	}
 	if err := c.readPacks(ctx); err != nil {

@@ -46,6 +46,11 @@ func (r *Repo) Begin(ctx context.Context) (*Session, error) {
 	if err := r.putJSON(ctx, intentName(id), seal.KindIntent, seal.ForList, in); err != nil {
 		return nil, err
 	}
+	if sw, ok := r.b.(sweeper); ok {
+		if _, err := sw.Sweep(r.opt.Now()); err != nil {
+			r.opt.Logf("%v", err)
+		}
+	}
 	s := &Session{ID: id, r: r}
 	usable, err := r.usablePacks(ctx)
 	if err == nil {
@@ -61,6 +66,11 @@ func (r *Repo) Begin(ctx context.Context) (*Session, error) {
 	s.wg.Add(1)
 	go s.heartbeat(beat)
 	return s, nil
+}
+
+// sweeper is a backend that removes what killed writers left half written.
+type sweeper interface {
+	Sweep(now time.Time) (int, error)
 }
 
 func intentName(id ID) string { return "intents/" + id.String() }
@@ -109,36 +119,63 @@ func (r *Repo) adopt(ctx context.Context, usable map[pack.Name]int64) error {
 		if !errors.Is(err, chunk.ErrCorrupt) {
 			return err
 		}
-		// A damaged segment costs deduplication at most: its packs are
-		// adopted by their own trailers.
+		// A damaged segment costs nothing but time: its packs list themselves.
 		r.opt.Logf("%v; its packs are read instead, and `cutbank verify` tells more", err)
 	}
-	var adopted []*pack.Trailer
-	for name, size := range usable {
+	adopted, err := r.learn(ctx, usable)
+	if err != nil || len(adopted) == 0 {
+		return err
+	}
+	return r.ix.Publish(ctx, adopted)
+}
+
+// learn makes known what lies in packs that the index does not know. Packs that
+// vanished or do not prove themselves are taken out of the map.
+func (r *Repo) learn(ctx context.Context, packs map[pack.Name]int64) ([]*pack.Trailer, error) {
+	var learned []*pack.Trailer
+	for name, size := range packs {
 		if _, ok, err := r.ix.Pack(name); err != nil {
-			return err
+			return nil, err
 		} else if ok {
 			continue
 		}
 		t, err := r.ix.Adopt(ctx, name, size)
-		if errors.Is(err, fs.ErrNotExist) {
-			delete(usable, name)
-			continue
-		}
 		if err != nil {
 			if ctx.Err() != nil {
-				return err
+				return nil, err
 			}
-			r.opt.Logf("pack %s is left alone: %v", name, err)
-			delete(usable, name)
+			if !errors.Is(err, fs.ErrNotExist) {
+				r.opt.Logf("pack %s is left alone: %v", name, err)
+			}
+			delete(packs, name)
 			continue
 		}
-		adopted = append(adopted, t)
+		learned = append(learned, t)
 	}
-	if len(adopted) == 0 {
-		return nil
+	return learned, nil
+}
+
+// Sync reads what has been published since the last time. Where segments are
+// damaged, the packs that they listed are read themselves; the error then tells
+// of the damage, and all that can be known is known.
+func (r *Repo) Sync(ctx context.Context) error {
+	_, err := r.ix.Sync(ctx)
+	if err == nil || !errors.Is(err, chunk.ErrCorrupt) {
+		return err
 	}
-	return r.ix.Publish(ctx, adopted)
+	packs := map[pack.Name]int64{}
+	for info, lerr := range r.b.List(ctx, "packs/") {
+		if lerr != nil {
+			return lerr
+		}
+		if n, ok := pack.ParseObject(info.Name); ok {
+			packs[n] = info.Size
+		}
+	}
+	if _, lerr := r.learn(ctx, packs); lerr != nil {
+		return lerr
+	}
+	return err
 }
 
 // heartbeat tells the pruners that this writer lives.

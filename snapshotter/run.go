@@ -167,7 +167,7 @@ func (u *run) walk(ctx context.Context, src tree.Node, parent *repo.Snapshot, re
 	if !top.finished {
 		return errors.New("the walk ended before its root was complete") // never happens
 	}
-	if err := u.root(top, src, rec); err != nil {
+	if err := u.root(ctx, top, src, rec); err != nil {
 		return err
 	}
 	u.meta.Flush()
@@ -179,11 +179,17 @@ func (u *run) walk(ctx context.Context, src tree.Node, parent *repo.Snapshot, re
 }
 
 // root writes the two root pages.
-func (u *run) root(top *dirJob, src tree.Node, rec *repo.Snapshot) error {
+func (u *run) root(ctx context.Context, top *dirJob, src tree.Node, rec *repo.Snapshot) error {
 	e := top.entry
 	e.Attr = *src.Attr()
 	e.Name, e.Size, e.Allocated, e.Nlink = tree.RootName, 0, 0, 1
 	rec.Totals = e.Below
+	xs, err := src.Xattrs(ctx)
+	if err != nil {
+		u.problem("", err)
+	} else if err := e.SetXattrs(xs, u.putPage); err != nil {
+		return err
+	}
 	dw := tree.NewDirWriter(u.putPage)
 	if err := dw.Add(&e); err != nil {
 		return err

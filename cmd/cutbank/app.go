@@ -18,6 +18,7 @@ import (
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/backend/local"
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 	"github.com/cutbankfs/cutbank/repo"
 )
@@ -129,8 +130,11 @@ func (a *app) synced(ctx context.Context) (*repo.Repo, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.Index().Sync(ctx); err != nil {
-		a.warnf("%v", err) // what it would have told is missing; reads will say so
+	if err := r.Sync(ctx); err != nil {
+		if !errors.Is(err, chunk.ErrCorrupt) {
+			return nil, err
+		}
+		a.warnf("%v; `cutbank verify` tells what it affects", err)
 	}
 	return r, nil
 }

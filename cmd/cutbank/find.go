@@ -85,8 +85,8 @@ func (s *findFlags) wanted(glob string, at time.Time) (*wanted, error) {
 	w := &wanted{name: s.name, within: splitClean(s.within)}
 	if strings.Contains(glob, "/") {
 		w.whole = "/" + strings.TrimPrefix(glob, "/")
-		if base, _ := doublestar.SplitPattern(w.whole); len(w.within) == 0 && doublestar.ValidatePattern(w.whole) {
-			w.within = splitClean(base) // a glob that can only fit below there
+		if base, _ := doublestar.SplitPattern(w.whole); len(w.within) == 0 && !strings.Contains(base, `\`) {
+			w.within = splitClean(base) // it fits below there only
 		}
 	} else if glob != "" && s.name != "" {
 		return nil, usagef("a GLOB without a slash and --name mean the same: give one")

@@ -33,14 +33,16 @@ type snapSet []uint64
 
 func newSnapSet(n int) snapSet { return make(snapSet, (n+63)/64) }
 
-func (s snapSet) add(i int)       { s[i/64] |= 1 << (i % 64) }
-func (s snapSet) has(i int) bool  { return s[i/64]&(1<<(i%64)) != 0 }
-func (s snapSet) merge(t snapSet) { merge(s, t) }
+func (s snapSet) add(i int)      { s[i/64] |= 1 << (i % 64) }
+func (s snapSet) has(i int) bool { return s[i/64]&(1<<(i%64)) != 0 }
 
-func merge(s, t snapSet) {
-	for i := range s {
-		s[i] |= t[i]
+// with returns the union. Sets that entries have are shared, and not changed.
+func (s snapSet) with(t snapSet) snapSet {
+	u := slices.Clone(s)
+	for i := range u {
+		u[i] |= t[i]
 	}
+	return u
 }
 
 func (s snapSet) count() int {
@@ -119,14 +121,9 @@ func (f *finder) failed(dir string, d held, err error) error {
 	if f.ctx.Err() != nil {
 		return f.ctx.Err()
 	}
-	first := slices.IndexFunc(f.snaps, func(*repo.Snapshot) bool { return true })
-	for i := range f.snaps {
-		if d.set.has(i) {
-			first = i
-			break
-		}
+	for _, r := range spans(f.snaps, d.set) {
+		f.bad.add(f.a, dir, fmt.Errorf("in %s: %w", f.spanText(r), err))
 	}
-	f.bad.add(f.a, dir, fmt.Errorf("in %s: %w", snapshotName(f.snaps[first]), err))
 	return nil
 }
 
@@ -139,8 +136,7 @@ func distinct(at []held) []held {
 			continue
 		}
 		if i, ok := byRoot[h.e.Root]; ok {
-			dirs[i].set = slices.Clone(dirs[i].set)
-			dirs[i].set.merge(h.set)
+			dirs[i].set = dirs[i].set.with(h.set)
 			continue
 		}
 		byRoot[h.e.Root] = len(dirs)
@@ -177,13 +173,13 @@ func (f *finder) merged(dir string, depth int, dirs []held) error {
 		}
 	}
 	for {
-		name, any := "", false
+		name := "" // no entry has an empty one
 		for _, s := range sides {
-			if s.e != nil && (!any || s.e.Name < name) {
-				name, any = s.e.Name, true
+			if s.e != nil && (name == "" || s.e.Name < name) {
+				name = s.e.Name
 			}
 		}
-		if !any {
+		if name == "" {
 			return nil
 		}
 		var same []held
@@ -203,17 +199,13 @@ func (f *finder) merged(dir string, depth int, dirs []held) error {
 
 // name looks at one path, as the snapshots have it, and at what is below.
 func (f *finder) name(dir string, depth int, at []held) error {
-	if depth < len(f.w.within) {
-		if at[0].e.Name != f.w.within[depth] {
-			return nil
+	if depth < len(f.w.within) && at[0].e.Name != f.w.within[depth] {
+		return nil
+	}
+	if depth >= len(f.w.within)-1 { // a path is within itself
+		if err := f.match(dir, at); err != nil {
+			return err
 		}
-		if depth == len(f.w.within)-1 { // the path itself is within itself
-			if err := f.match(dir, at); err != nil {
-				return err
-			}
-		}
-	} else if err := f.match(dir, at); err != nil {
-		return err
 	}
 	for _, h := range at {
 		if h.e.Kind == tree.Dir && !h.e.Root.IsZero() {
@@ -261,8 +253,7 @@ func (f *finder) match(dir string, at []held) error {
 		}
 		v := versionOf(h.e)
 		if i, ok := byVersion[v]; ok {
-			found[i].set = slices.Clone(found[i].set)
-			found[i].set.merge(h.set)
+			found[i].set = found[i].set.with(h.set)
 			continue
 		}
 		byVersion[v] = len(found)
@@ -303,6 +294,14 @@ func spans(snaps []*repo.Snapshot, set snapSet) []span {
 	return list
 }
 
+func (f *finder) spanText(r span) string {
+	text := snapshotName(f.snaps[r.first])
+	if r.count > 1 {
+		text += fmt.Sprintf(" .. %s (%d)", f.snaps[r.last].Dir, r.count)
+	}
+	return text
+}
+
 func (f *finder) print(p string, h held) error {
 	ranges := spans(f.snaps, h.set)
 	if f.a.json {
@@ -324,10 +323,7 @@ func (f *finder) print(p string, h held) error {
 		if i > 0 {
 			f.a.printf(",")
 		}
-		f.a.printf("  %s", snapshotName(f.snaps[r.first]))
-		if r.count > 1 {
-			f.a.printf(" .. %s (%d)", f.snaps[r.last].Dir, r.count)
-		}
+		f.a.printf("  %s", f.spanText(r))
 	}
 	f.a.printf("\n")
 	return nil

@@ -125,14 +125,21 @@ func (a *app) sources(s *snapshotFlags, args []string) (tree.Node, []string, *fi
 	}
 	fl := &filter{oneFS: s.oneFS}
 	var paths []string
+	follow := map[string]string{} // paths that were given with a slash at the end
 	for _, p := range args {
 		abs, err := filepath.Abs(p)
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		n, err := source.Open(abs)
+		if strings.HasSuffix(p, "/") && abs != "/" {
+			follow[abs] = abs + "/"
+		}
+		n, err := openSource(abs, follow)
 		if err != nil {
 			return nil, nil, nil, fmt.Errorf("nothing was stored: %w", err)
+		}
+		if n.Attr().Kind == tree.Symlink {
+			a.warnf("%s is a symlink, which is kept as such; %s/ would be what it points to", quote(abs), quote(abs))
 		}
 		paths = append(paths, abs)
 		fl.roots = append(fl.roots, filterRoot{strings.TrimPrefix(abs, "/"), n.Attr().Dev})
@@ -156,8 +163,15 @@ func (a *app) sources(s *snapshotFlags, args []string) (tree.Node, []string, *fi
 		fl.forget(dir)
 	}
 	fl.forgetMounts()
-	root, err := snapshotter.Join(paths, source.Open)
+	root, err := snapshotter.Join(paths, func(p string) (tree.Node, error) { return openSource(p, follow) })
 	return root, paths, fl, err
+}
+
+func openSource(path string, follow map[string]string) (tree.Node, error) {
+	if f, ok := follow[path]; ok {
+		path = f
+	}
+	return source.Open(path)
 }
 
 // scan counts ahead what there is, for a bar's total. It is worth its cost only

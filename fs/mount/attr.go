@@ -17,6 +17,10 @@ const (
 	blockSize = 4096
 
 	nameMax = 255 // bytes in a path element
+
+	// dirSize is what a directory seems to take, as a small one does on most
+	// disks: so du(1) comes out as it does in the source.
+	dirSize = 4096
 )
 
 // typeBits are the file type bits of each kind.
@@ -68,6 +72,7 @@ func fillAttr(out *fuse.Attr, a *tree.Attr, ino uint64) {
 	switch a.Kind {
 	case tree.Dir:
 		out.Nlink = 1
+		out.Size, out.Blocks = dirSize, dirSize/512
 	case tree.Symlink:
 		out.Size = uint64(len(a.Target))
 	case tree.CharDevice, tree.BlockDevice:

@@ -104,7 +104,7 @@ func TestAttributes(t *testing.T) {
 			want.Ctim = unix.Timespec{Sec: a.Ctime.Sec, Nsec: int64(a.Ctime.Nsec)}
 		}
 		if a.Kind == tree.Dir {
-			want.Nlink = 1
+			want.Nlink, want.Size, want.Blocks = 1, 4096, 8
 		}
 		got := unix.Stat_t{
 			Mode: st.Mode, Uid: st.Uid, Gid: st.Gid, Nlink: uint64(st.Nlink), Size: st.Size, Blocks: st.Blocks, Mtim: st.Mtim, Ctim: st.Ctim, Rdev: st.Rdev,
