@@ -23,7 +23,18 @@ func (db *DB) refresh() bool {
 		return false
 	}
 	defer db.buildMu.Unlock()
-	return db.takeOver()
+	if !db.takeOver() {
+		return false
+	}
+	db.removeOld() // perhaps nobody but us had the one before
+	return true
+}
+
+// removeOld removes the generations before the newest one that nobody holds.
+func (db *DB) removeOld() {
+	if ns, _ := db.cache.numbers(); len(ns) > 1 {
+		db.cache.removeOld(ns[0])
+	}
 }
 
 // takeOver is refresh for who has buildMu.

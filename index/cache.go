@@ -99,37 +99,39 @@ func (c cache) discard(path string) {
 	os.RemoveAll(away)
 }
 
-// sweep removes what kills and older generations have left, but what is in
-// use. The caller holds the builder's lock.
+// sweep removes what kills have left, and what removeOld removes. The caller
+// holds the builder's lock.
 func (c cache) sweep(keep uint64) {
-	all, err := os.ReadDir(c.dir)
-	if err != nil {
-		return // nothing to remove, or nothing that can be
-	}
+	// Where the directory cannot be read, nothing in it can be removed.
+	all, _ := os.ReadDir(c.dir)
 	for _, e := range all {
-		path := filepath.Join(c.dir, e.Name())
 		if strings.HasPrefix(e.Name(), tempPrefix) {
-			os.RemoveAll(path)
+			os.RemoveAll(filepath.Join(c.dir, e.Name()))
 		}
-		if n, ok := generationNumber(e.Name()); ok && n < keep {
-			c.removeUnused(path)
+	}
+	c.removeOld(keep)
+}
+
+// removeOld removes the generations before keep that nobody holds.
+func (c cache) removeOld(keep uint64) {
+	ns, _ := c.numbers()
+	for _, n := range ns {
+		if n < keep {
+			c.removeUnused(c.path(n))
 		}
 	}
 }
 
-// removeUnused removes a generation that nobody holds and reports whether it
-// did.
-func (c cache) removeUnused(path string) bool {
+// removeUnused removes a generation if nobody holds it.
+func (c cache) removeUnused(path string) {
 	f, err := os.Open(filepath.Join(path, lockName))
 	if err == nil {
 		defer f.Close()
 		err = flock(f, unix.LOCK_EX)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		c.discard(path)
 	}
-	c.discard(path)
-	return true
 }
 
 // lockBuilder takes the builder's lock; nil without an error means that

@@ -22,8 +22,8 @@ import (
 )
 
 // DefaultMemoryLimit is how many locations are kept in memory before they move
-// into a generation: about 28 MB.
-const DefaultMemoryLimit = 400_000
+// into a generation: about 10 MB, read in a tenth of a second.
+const DefaultMemoryLimit = 150_000
 
 // Options are how to open an index. The zero value keeps all in memory.
 type Options struct {
@@ -123,6 +123,7 @@ func (db *DB) Close() error {
 	db.background.Wait()
 	if !closed && g != nil {
 		g.release()
+		db.removeOld()
 	}
 	return nil
 }

@@ -508,3 +508,86 @@ func TestRebuild(t *testing.T) {
 		t.Errorf("generations: %v, then %v", first, again)
 	}
 }
+
+// A generation goes when the last one who holds it goes on or leaves.
+func TestOldGenerationsGo(t *testing.T) {
+	b, dir := newBackend(), t.TempDir()
+	w, _ := openDB(t, b, dir)
+	publish(t, w, testPacks(0, 10)...)
+	stays, _ := openDB(t, b, dir)
+	leaves, _ := openDB(t, b, dir)
+	publish(t, w, testPacks(10, 20)...)
+	if got := generations(t, dir); len(got) != 2 {
+		t.Fatalf("generations %v, one is new and one in use", got)
+	}
+	mustSync(t, stays)
+	if got := generations(t, dir); len(got) != 2 {
+		t.Fatalf("generations %v, one is new and one in use", got)
+	}
+	leaves.Close()
+	if got := generations(t, dir); len(got) != 1 {
+		t.Errorf("generations %v", got)
+	}
+	check(t, stays, 0, 20)
+}
+
+// Everything at once, for the race detector.
+func TestConcurrentUse(t *testing.T) {
+	b, dir := newBackend(), t.TempDir()
+	one, log1 := openDB(t, b, dir)
+	two, log2 := openDB(t, b, dir)
+	const each = 24
+	var writers, readers sync.WaitGroup
+	for i, db := range []*DB{one, two, one} {
+		writers.Go(func() {
+			for n := i * each; n < (i+1)*each; n++ {
+				p := testPack(n)
+				if err := errors.Join(db.Add(p), db.Publish(t.Context(), []*pack.Trailer{p})); err != nil {
+					t.Error(err)
+				}
+				if got, err := db.Lookup(p.Frames[1].Chunks[3].ID, nil); len(got) != 1 || err != nil {
+					t.Errorf("pack %d: %v, %v", n, got, err)
+				}
+			}
+		})
+	}
+	stop := make(chan struct{})
+	for _, db := range []*DB{one, two} {
+		readers.Go(func() {
+			var room [4]pack.Location
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if i%500 == 0 {
+					if _, err := db.Sync(t.Context()); err != nil {
+						t.Error(err)
+					}
+					for range db.Packs() {
+					}
+				}
+				if _, err := db.Lookup(testID(i%(3*each*perPack)), room[:0]); err != nil {
+					t.Error(err)
+				}
+				if _, _, err := db.Pack(testName(i % (3 * each))); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	close(stop)
+	readers.Wait()
+	for _, db := range []*DB{one, two} {
+		mustSync(t, db)
+		check(t, db, 0, 3*each)
+	}
+	if s := log1.String() + log2.String(); s != "" {
+		t.Error(s)
+	}
+	if len(generations(t, dir)) == 0 {
+		t.Error("no generation was built")
+	}
+}

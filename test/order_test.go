@@ -88,6 +88,7 @@ var chances = map[string]string{
 	"chunkstore/backend/local/put.go crypto/rand": "names of temporary files, which no format sees",
 	"fs/mount/server.go time":                     "times of the live directories, which belong to no snapshot",
 	"fs/mount/top.go time":                        "times of the live directories, which belong to no snapshot",
+	"fs/restore/worker.go crypto/rand":            "names of temporary links, which nothing sees when they are done",
 	"fs/restore/receipt.go time":                  "a receipt says when it was written",
 	"index/db.go crypto/rand":                     "the default source of segment names; repo hands its own down",
 	"repo/check.go math/rand/v2":                  "which packs a sample reads, from the seed it is given",

@@ -106,7 +106,7 @@ func (c *column) run(free chan<- *batch) {
 			}
 		}
 	}
-	c.flush()
+	c.flush(c.seen.rate())
 	c.cpu = threadTime() - start - c.compressing
 }
 
@@ -203,31 +203,31 @@ func (c *column) chunk(p []byte) {
 	c.unique += 1 / rate
 	c.uniqueBytes += n / rate
 	c.variance += (1 - rate) / (rate * rate) * n * n
-	if c.compress != nil {
-		if len(c.group)+len(p) > cap(c.group) {
-			c.flush()
-		}
-		if len(p) > cap(c.group) {
-			c.squeeze(p, rate) // alone
-		} else {
-			c.group = append(c.group, p...)
-		}
+	if c.compress == nil {
+		return
+	}
+	if len(c.group)+len(p) > cap(c.group) {
+		c.flush(rate)
+	}
+	if len(p) > cap(c.group) {
+		c.squeeze(p, rate) // alone
+	} else {
+		c.group = append(c.group, p...)
 	}
 	if c.seen.rate() != rate {
-		c.squeeze(c.group, rate) // what comes now weighs more
-		c.group = c.group[:0]
+		c.flush(rate) // what comes now weighs more
 	}
 }
 
 // flush compresses the group.
-func (c *column) flush() {
-	c.squeeze(c.group, c.seen.rate())
+func (c *column) flush(rate float64) {
+	c.squeeze(c.group, rate)
 	c.group = c.group[:0]
 }
 
 // squeeze compresses p, a sample of the given rate.
 func (c *column) squeeze(p []byte, rate float64) {
-	if len(p) == 0 || c.compress == nil {
+	if len(p) == 0 {
 		return
 	}
 	start := threadTime()

@@ -129,7 +129,7 @@ func Run(ctx context.Context, opt Options) (*Report, error) {
 		return nil, err
 	}
 	start := time.Now()
-	r := &reader{ctx: ctx, report: &Report{Errors: []string{}}, progress: opt.Progress, free: make(chan *batch, batches)}
+	r := &reader{ctx: ctx, report: &Report{Errors: []string{}, Columns: []Result{}}, progress: opt.Progress, free: make(chan *batch, batches)}
 	for range batches {
 		r.free <- &batch{data: make([]byte, 0, batchSize)}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 	"github.com/cutbankfs/cutbank/repo"
+	"github.com/cutbankfs/cutbank/repo/tree"
 	"github.com/cutbankfs/cutbank/snapshotter"
 )
 
@@ -38,7 +39,7 @@ var exits = []struct {
 	{7, "the snapshot or restore is done, but partial: some files could not be read or written", []error{snapshotter.ErrPartial}},
 	{8, "differences were found (diff, verify --against, verify --receipt)", []error{errDifferent}},
 	{9, "refused: it would delete much; see the message", []error{errRefused}},
-	{6, "the repository was written by a newer cutbank", []error{repo.ErrFormat, seal.ErrVersion}},
+	{6, "the repository was written by a newer cutbank", []error{repo.ErrFormat, seal.ErrVersion, tree.ErrVersion}},
 	{3, "stored data is damaged or missing", []error{chunk.ErrCorrupt, chunk.ErrMissing}},
 	{5, "wrong password or key", []error{repo.ErrKey, seal.ErrNoKey}},
 	{4, "no repository, snapshot or path of that name", []error{repo.ErrNoRepo, fs.ErrNotExist}},

@@ -7,9 +7,10 @@ import (
 )
 
 // refSet remembers for chunks and pages which group of snapshots refers to
-// them: one group, or several. It keeps 63 bits of an ID, so that among ten
-// million chunks two are taken for one with a probability of one in a hundred
-// thousand, and takes 10 to 25 bytes for each.
+// them: one group, or several. It keeps 63 bits of an ID: that among ten million
+// chunks two are taken for one has a probability below one in a hundred
+// thousand. It takes 15 to 30 bytes for each, and half as much again while it
+// grows.
 type refSet struct {
 	keys   []uint64 // 0: a free slot
 	groups []uint16

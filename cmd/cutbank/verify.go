@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/cutbankfs/cutbank/fs/diff"
 	"github.com/cutbankfs/cutbank/fs/restore"
 	"github.com/cutbankfs/cutbank/repo"
 )
@@ -211,4 +213,31 @@ func (a *app) verifyReceipt(ctx context.Context, file string, args []string) err
 	}
 	a.sayf("%s is as its receipt says", quote(target))
 	return a.emit("receipt", object{"differences": 0}.setPath("target", target))
+}
+
+// verifyAgainst reads both sides: that IDs are equal says nothing of whether
+// what is stored can be read.
+func (a *app) verifyAgainst(ctx context.Context, arg, dir string) error {
+	if _, live := liveArg(arg); live {
+		return usagef("--against %q is no SNAPSHOT[:PATH]", arg)
+	}
+	args := []string{arg, "dir:" + dir}
+	sides, err := a.sides(ctx, args)
+	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(arg, ":") {
+		// The snapshot has no such directory: DIR is a copy of the whole.
+		args[0] = arg + ":/"
+		var whole error
+		if sides, whole = a.sides(ctx, args); whole != nil {
+			return err
+		}
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	p := &changes{a: a}
+	if err := p.run(ctx, sides[0].node, sides[1].node, diff.Options{Content: true}); err != nil {
+		return err
+	}
+	return p.finish(args[0], dir)
 }
