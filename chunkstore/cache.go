@@ -114,17 +114,19 @@ func (c *frameCache) get(ctx context.Context, id frameID, decode func() (*frame,
 	c.byID[id] = c.lru.PushFront(e)
 	c.mu.Unlock()
 	c.misses.Add(1)
-	e.f, e.err = decode()
+	f, err := decode()
 	c.mu.Lock()
-	if e.err != nil {
+	// Under the lock, for shrink must not see a frame that is not counted.
+	e.f, e.err = f, err
+	if err != nil {
 		c.remove(e)
 	} else {
-		c.bytes += e.f.size
+		c.bytes += f.size
 		c.shrink()
 	}
 	c.mu.Unlock()
 	close(e.done)
-	return e.f, e.err
+	return f, err
 }
 
 func isCancel(err error) bool {

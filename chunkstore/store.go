@@ -83,10 +83,9 @@ func (s *Store) get(ctx context.Context, id chunk.ID, h *chunk.Hasher) ([]byte, 
 		return p, err
 	}
 	// Packs move while prune runs: look again with what has been published
-	// since.
-	if changed, serr := s.ix.Sync(ctx); serr != nil || !changed {
-		return nil, err
-	}
+	// since, by whoever read it first. A segment that cannot be read is no
+	// reason not to.
+	_, _ = s.ix.Sync(ctx)
 	return s.tryAll(ctx, id, h)
 }
 

@@ -22,7 +22,7 @@ import (
 
 // tableBytes is about how large one table gets. While it is written it is in
 // memory about three times.
-const tableBytes = 8 << 20
+const tableBytes = 4 << 20
 
 // maxKey is the longest key in bytes.
 const maxKey = chunk.Size

@@ -50,6 +50,9 @@ type treeChecker struct {
 }
 
 func (w *treeChecker) damage(id chunk.ID, path string, err error) {
+	if path == "" {
+		path = "."
+	}
 	w.report(Damage{Chunk: id, Path: path, Snapshot: w.s, Err: err})
 }
 

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,16 +60,12 @@ type InitOptions struct {
 	Like      *Repo // take its secrets and parameters instead
 }
 
-// Init makes a repository in b, which must be empty, and opens it.
+// Init makes a repository in b, which must be empty but for what an interrupted
+// Init left, and opens it.
 func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (*Repo, error) {
-	for info, err := range b.List(ctx, "") {
-		if err != nil {
-			return nil, err
-		}
-		if strings.HasPrefix(info.Name, "config/") || strings.HasPrefix(info.Name, "keys/") {
-			return nil, fmt.Errorf("%s is a repository already: %w", b, fs.ErrExist)
-		}
-		return nil, fmt.Errorf("%s is not empty (it holds %s) and no repository: choose another place: %w", b, info.Name, fs.ErrExist)
+	stale, err := leftKeys(ctx, b)
+	if err != nil {
+		return nil, err
 	}
 	id, err := newID(opt.Random)
 	if err != nil {
@@ -106,22 +103,68 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	if err != nil {
 		return nil, err
 	}
-	// The key first: a config without a key would look like a repository that
-	// nobody can open.
-	if err := b.Put(ctx, keyName(key), p); err != nil {
-		return nil, err
-	}
 	body, err := json.Marshal(&cfg)
 	if err != nil {
 		return nil, err
 	}
-	if p, err = k.Seal("config/1", seal.KindConfig, seal.ForList, body, opt.Random); err != nil {
+	c, err := k.Seal("config/1", seal.KindConfig, seal.ForList, body, opt.Random)
+	if err != nil {
 		return nil, err
 	}
-	if err := b.Put(ctx, "config/1", p); err != nil {
+	if err := putFirst(ctx, b, keyName(key), p, c, stale); err != nil {
 		return nil, err
 	}
 	return open(ctx, b, k, key, opt)
+}
+
+// leftKeys returns the keys that an interrupted Init left in b. Anything else
+// in it is an error.
+func leftKeys(ctx context.Context, b backend.Backend) (stale []string, err error) {
+	other := ""
+	for info, err := range b.List(ctx, "") {
+		switch {
+		case err != nil:
+			return nil, err
+		case strings.HasPrefix(info.Name, "config/"):
+			return nil, fmt.Errorf("%s is a repository already: %w", b, fs.ErrExist)
+		case strings.HasPrefix(info.Name, "keys/"):
+			stale = append(stale, info.Name)
+		default:
+			other = info.Name
+		}
+	}
+	if other != "" {
+		return nil, fmt.Errorf("%s is not empty (it holds %s) and no repository: choose another place: %w", b, other, fs.ErrExist)
+	}
+	return stale, nil
+}
+
+// putFirst puts the key and then the config of a new repository: a config
+// without a key would look like a repository that nobody can open. Who puts
+// config/1 has made the repository; all others take their keys back.
+func putFirst(ctx context.Context, b backend.Backend, key string, keyData, config []byte, stale []string) error {
+	after := context.WithoutCancel(ctx)
+	err := b.Put(ctx, key, keyData)
+	if err == nil {
+		err = b.Put(ctx, "config/1", config)
+	}
+	if err != nil {
+		got, gerr := b.Get(after, "config/1", 0, -1)
+		switch {
+		case gerr == nil && bytes.Equal(got, config):
+			// The answer was lost, the config was not.
+		case gerr == nil, errors.Is(gerr, fs.ErrNotExist):
+			return errors.Join(err, b.Remove(after, key))
+		default:
+			return err // nobody knows: the key must stay
+		}
+	}
+	for _, name := range stale {
+		if err := b.Remove(after, name); err != nil {
+			return fmt.Errorf("the repository is made, but %s of an interrupted init is left in it and must be removed: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // Open opens the repository in b. No repository is ErrNoRepo, a wrong password

@@ -43,7 +43,9 @@ func (r *Repo) Begin(ctx context.Context) (*Session, error) {
 	}
 	// (1) The intent comes before any decision to deduplicate.
 	in := Intent{V: 1, ID: id, Started: r.opt.Now().UTC()}
+	s := &Session{ID: id, r: r}
 	if err := r.putJSON(ctx, intentName(id), seal.KindIntent, seal.ForList, in); err != nil {
+		s.removeIntent(context.WithoutCancel(ctx)) // it may be there all the same
 		return nil, err
 	}
 	if sw, ok := r.b.(sweeper); ok {
@@ -51,7 +53,6 @@ func (r *Repo) Begin(ctx context.Context) (*Session, error) {
 			r.opt.Logf("%v", err)
 		}
 	}
-	s := &Session{ID: id, r: r}
 	usable, err := r.usablePacks(ctx)
 	if err == nil {
 		err = r.adopt(ctx, usable)

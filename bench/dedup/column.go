@@ -31,8 +31,9 @@ type column struct {
 	block    []byte        // for Fixed
 	hasher   *chunk.Hasher
 	compress func(dst, src []byte) []byte
-	group    []byte // new chunks that are to be compressed
-	packed   []byte // a buffer
+	group    []byte  // new chunks that are to be compressed
+	weight   float64 // how often each of them counts
+	packed   []byte  // a buffer
 
 	in    chan *batch
 	free  chan<- *batch
@@ -106,7 +107,7 @@ func (c *column) run(free chan<- *batch) {
 			}
 		}
 	}
-	c.flush(c.seen.rate())
+	c.flush()
 	c.cpu = threadTime() - start - c.compressing
 }
 
@@ -191,42 +192,40 @@ func zero(p []byte) bool {
 
 // chunk counts one chunk.
 func (c *column) chunk(p []byte) {
-	n := float64(len(p))
 	c.chunks++
 	c.bytes += int64(len(p))
 	c.sizes[bits.Len(uint(len(p)))-1]++
 	id := c.hasher.Sum(p)
-	rate := c.seen.rate()
-	if !c.seen.add(binary.BigEndian.Uint64(id[:])) {
+	weight := c.seen.add(binary.BigEndian.Uint64(id[:]))
+	if weight == 0 {
 		return
 	}
-	c.unique += 1 / rate
-	c.uniqueBytes += n / rate
-	c.variance += (1 - rate) / (rate * rate) * n * n
+	n := float64(len(p))
+	c.unique += weight
+	c.uniqueBytes += weight * n
+	c.variance += weight * (weight - 1) * n * n
 	if c.compress == nil {
 		return
 	}
-	if len(c.group)+len(p) > cap(c.group) {
-		c.flush(rate)
+	if len(c.group)+len(p) > cap(c.group) || weight != c.weight {
+		c.flush()
 	}
+	c.weight = weight
 	if len(p) > cap(c.group) {
-		c.squeeze(p, rate) // alone
+		c.squeeze(p) // alone
 	} else {
 		c.group = append(c.group, p...)
-	}
-	if c.seen.rate() != rate {
-		c.flush(rate) // what comes now weighs more
 	}
 }
 
 // flush compresses the group.
-func (c *column) flush(rate float64) {
-	c.squeeze(c.group, rate)
+func (c *column) flush() {
+	c.squeeze(c.group)
 	c.group = c.group[:0]
 }
 
-// squeeze compresses p, a sample of the given rate.
-func (c *column) squeeze(p []byte, rate float64) {
+// squeeze compresses p, which counts as often as its chunks do.
+func (c *column) squeeze(p []byte) {
 	if len(p) == 0 {
 		return
 	}
@@ -236,7 +235,7 @@ func (c *column) squeeze(p []byte, rate float64) {
 	if n > (1-rawGain)*float64(len(p)) {
 		n = float64(len(p))
 	}
-	c.stored += n / rate
+	c.stored += n * c.weight
 	c.compressing += threadTime() - start
 }
 

@@ -15,21 +15,19 @@ type distinct struct {
 // newDistinct makes a set of at most limit hashes.
 func newDistinct(limit int) distinct { return distinct{table: make([]uint64, 64), limit: limit} }
 
-// rate is the share of all hashes that is kept.
-func (d *distinct) rate() float64 { return math.Ldexp(1, -int(d.shift)) }
-
-// add puts h into the set. It returns whether h is of those that are kept and
-// was not there before.
-func (d *distinct) add(h uint64) bool {
+// add puts h into the set and returns how many distinct hashes it stands for: 0
+// if it was there before or is not of those that are kept.
+func (d *distinct) add(h uint64) float64 {
 	if d.shift > 0 && h>>(64-d.shift) != 0 {
-		return false
+		return 0
 	}
 	if h == 0 {
 		h = 1 // one hash in 2^64 is taken for its neighbour
 	}
 	if !d.insert(h) {
-		return false
+		return 0
 	}
+	weight := 1 / d.rate() // of when it was let in
 	if d.n++; d.n > d.limit {
 		for d.n > d.limit {
 			d.shift++
@@ -38,8 +36,11 @@ func (d *distinct) add(h uint64) bool {
 	} else if d.n > len(d.table)/4*3 {
 		d.rebuild(2 * len(d.table))
 	}
-	return true
+	return weight
 }
+
+// rate is the share of all hashes that is kept.
+func (d *distinct) rate() float64 { return math.Ldexp(1, -int(d.shift)) }
 
 // insert returns false if h is there already.
 func (d *distinct) insert(h uint64) bool {

@@ -88,7 +88,6 @@ func (c *Cutter) Next() (Piece, error) {
 			c.splitter.Reset()
 			return c.take(limit, EndZero), nil
 		case c.err == io.EOF:
-			c.splitter.Reset()
 			return c.take(limit, EndFile), nil
 		}
 		if !c.fill(len(have) + 1) {
@@ -161,7 +160,6 @@ func (c *Cutter) take(n int, end End) Piece {
 // zeroPiece consumes the zeros that come next, to the first other byte.
 func (c *Cutter) zeroPiece() (Piece, error) {
 	var total int64
-	c.zeros = zeroFinder{}
 	for {
 		n := leadingZeros(c.buf[c.start:c.end])
 		total += int64(n)
@@ -198,7 +196,7 @@ func (c *Cutter) fill(n int) bool {
 		c.start, c.end = 0, 0
 	}
 	for empty := 0; c.end-c.start < n && c.err == nil; {
-		if c.end == len(c.buf) || c.start+n > len(c.buf) {
+		if c.end == len(c.buf) {
 			c.end = copy(c.buf, c.buf[c.start:c.end])
 			c.start = 0
 		}

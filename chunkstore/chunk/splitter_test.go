@@ -51,7 +51,7 @@ func TestParamsValidate(t *testing.T) {
 
 func TestNewParams(t *testing.T) {
 	for _, avg := range []int{MinAvg, DefaultAvg, MaxAvg} {
-		p, err := NewParams(Gear, avg, byteReader{seeded(t)})
+		p, err := NewParams(Gear, avg, noise(seeded(t)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,13 +59,13 @@ func TestNewParams(t *testing.T) {
 			t.Errorf("average %d: %+v", avg, p)
 		}
 	}
-	if p, err := DefaultParams(byteReader{seeded(t)}); err != nil || p.Kind != Rabin || p.Avg != DefaultAvg {
+	if p, err := DefaultParams(noise(seeded(t))); err != nil || p.Kind != Rabin || p.Avg != DefaultAvg {
 		t.Errorf("got %+v, %v", p, err)
 	}
 	if _, err := DefaultParams(strings.NewReader("short")); err == nil {
 		t.Error("a secret out of too few random bytes: want an error")
 	}
-	if _, err := NewParams("fixed", DefaultAvg, byteReader{seeded(t)}); err == nil {
+	if _, err := NewParams("fixed", DefaultAvg, noise(seeded(t))); err == nil {
 		t.Error("an unknown kind: want an error")
 	}
 }

@@ -52,5 +52,6 @@
 //	                      the ID (32 bytes), and for kind 1 the base's ID
 //
 // Chunk kinds: 0 plain; 1 delta against a base chunk (reserved: no version 1
-// program writes it, readers refuse it by name).
+// program writes it, and readers keep it but give it no location). A chunk of
+// another kind makes the trailer unreadable, for its length is unknown.
 package pack

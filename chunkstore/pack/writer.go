@@ -59,7 +59,8 @@ func (b *Builder) Add(packed []byte, plain int, chunks []Chunk) {
 }
 
 // Finish closes the pack and returns its bytes, which are in the room given to
-// NewBuilder if it was large enough, and its trailer.
+// NewBuilder if it was large enough, and its trailer, which does not keep them
+// alive. The Builder is not to be used any more.
 func (b *Builder) Finish(k *seal.Keys, random io.Reader) ([]byte, *Trailer, error) {
 	name := b.t.Name.Object()
 	// The size is part of what it is the size of: the trailer's length does
@@ -89,6 +90,6 @@ func (b *Builder) Finish(k *seal.Keys, random io.Reader) ([]byte, *Trailer, erro
 	b.buf = append(append(b.buf, sealed...), sig...)
 	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(sealed)))
 	d := chunk.Digest(b.buf)
-	b.buf = append(b.buf, d[:]...)
-	return b.buf, &b.t, nil
+	p, t := append(b.buf, d[:]...), b.t
+	return p, &t, nil
 }

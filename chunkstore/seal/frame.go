@@ -104,11 +104,12 @@ func AppendFrame(dst []byte, chunks [][]byte) []byte {
 }
 
 // ParseFrame splits a plain frame into its chunks, which point into p. It
-// allocates at most 24 bytes for each byte of p.
+// allocates at most 32 bytes for each byte of p, as each chunk takes one for its
+// length.
 func ParseFrame(p []byte) ([][]byte, error) {
 	bad := fmt.Errorf("frame: %w", chunk.ErrCorrupt)
 	n, k := binary.Uvarint(p)
-	if k <= 0 || n > uint64(len(p)) {
+	if k <= 0 || n > uint64(len(p)-k) {
 		return nil, bad
 	}
 	rest := p[k:]

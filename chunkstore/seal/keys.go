@@ -35,6 +35,21 @@ type Epoch struct {
 	N       uint32 `json:"n"`
 	Public  []byte `json:"public"`
 	Private []byte `json:"private,omitempty"` // absent on write-only nodes
+
+	Extra map[string]json.RawMessage `json:"-"`
+}
+
+// MarshalJSON writes the known fields and those of newer versions.
+func (e *Epoch) MarshalJSON() ([]byte, error) {
+	type plain Epoch
+	return MergeJSON((*plain)(e), e.Extra)
+}
+
+// UnmarshalJSON reads an epoch and keeps what it does not know: a ring is
+// written again under each new password.
+func (e *Epoch) UnmarshalJSON(p []byte) error {
+	type plain Epoch
+	return SplitJSON(p, (*plain)(e), &e.Extra)
 }
 
 // Ring is the set of a repository's secrets, as it lies (wrapped by a
@@ -119,9 +134,13 @@ type epochKeys struct {
 	priv hpke.PrivateKey // nil on write-only nodes
 }
 
-// Open checks a ring and makes it usable.
+// Open checks a ring and makes it usable. A ring of a newer program is
+// ErrVersion, one that is not whole chunk.ErrCorrupt.
 func (r *Ring) Open() (*Keys, error) {
-	if r.V != 1 || len(r.Chunk) != 32 || len(r.Tree) != 32 || len(r.List) != 32 || len(r.Epochs) == 0 || len(r.Owner) != ed25519.PublicKeySize {
+	if r.V > 1 {
+		return nil, fmt.Errorf("key ring of version %d: %w", r.V, ErrVersion)
+	}
+	if r.V != 1 || badSeed(r.Seed) || badSeed(r.Write) || len(r.Chunk) != 32 || len(r.Tree) != 32 || len(r.List) != 32 || len(r.Epochs) == 0 || len(r.Owner) != ed25519.PublicKeySize {
 		return nil, fmt.Errorf("key ring: %w", chunk.ErrCorrupt)
 	}
 	k := &Keys{
@@ -132,7 +151,7 @@ func (r *Ring) Open() (*Keys, error) {
 	if len(r.Write) > 0 {
 		seed = r.Write
 	}
-	if len(seed) == ed25519.SeedSize {
+	if len(seed) > 0 {
 		k.signer = ed25519.NewKeyFromSeed(seed)
 		k.self = WriterOf(k.signer.Public().(ed25519.PublicKey))
 		k.writers[k.self] = k.signer.Public().(ed25519.PublicKey)
@@ -155,6 +174,8 @@ func (r *Ring) Open() (*Keys, error) {
 	return k, nil
 }
 
+func badSeed(seed []byte) bool { return len(seed) != 0 && len(seed) != ed25519.SeedSize }
+
 // Ring returns the secrets themselves, to wrap them under another password.
 func (k *Keys) Ring() *Ring { return k.ring }
 
@@ -164,8 +185,12 @@ func (k *Keys) Self() WriterID { return k.self }
 // Owner is who made the repository.
 func (k *Keys) Owner() WriterID { return WriterOf(k.ring.Owner) }
 
-// Trust makes a writer's signatures count.
+// Trust makes a writer's signatures count. What is no public key counts for
+// nothing.
 func (k *Keys) Trust(pub ed25519.PublicKey) {
+	if len(pub) != ed25519.PublicKeySize {
+		return
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.writers[WriterOf(pub)] = pub

@@ -61,7 +61,7 @@ func (a *app) cat(ctx context.Context, arg string) error {
 		}
 	}
 	if err := copyNode(ctx, n, write); err != nil {
-		return err
+		return fmt.Errorf("%s: %w", quote("/"+p), err)
 	}
 	return a.emit("cat", object{"size": at.Size, "blake3": fmt.Sprintf("%x", digest.Sum(nil))}.setPath("path", "/"+p))
 }
@@ -87,9 +87,9 @@ func copyNode(ctx context.Context, n tree.Node, write func([]byte) (int, error))
 				return fmt.Errorf("the contents end at byte %d of %d: %w", off, size, chunk.ErrCorrupt)
 			}
 		case errors.Is(err, syscall.EIO): // a range that a repair gave up
-			return fmt.Errorf("at byte %d of %d: %w: %w", off, size, err, chunk.ErrMissing)
+			return fmt.Errorf("at byte %d of %d: %w: %w", off, size, bare(err), chunk.ErrMissing)
 		case err != nil:
-			return fmt.Errorf("at byte %d of %d: %w", off, size, err)
+			return fmt.Errorf("at byte %d of %d: %w", off, size, bare(err))
 		}
 	}
 	return nil

@@ -187,9 +187,6 @@ func (p *changes) run(ctx context.Context, x, y tree.Node, opt diff.Options) err
 		}
 		if err != nil {
 			p.bad.add(p.a, p.path(c.Path), err)
-			if err := p.a.emit("problem", object{"error": err.Error()}.setPath("path", p.path(c.Path))); err != nil {
-				return err
-			}
 			continue
 		}
 		p.count(c)

@@ -50,6 +50,10 @@ func exitCode(err error) int {
 	if err == nil {
 		return 0
 	}
+	var child *childError
+	if errors.As(err, &child) {
+		return child.code
+	}
 	for _, row := range exits {
 		for _, e := range row.errs {
 			if errors.Is(err, e) {

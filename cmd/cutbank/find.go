@@ -112,7 +112,7 @@ func (s *findFlags) wanted(glob string, at time.Time) (*wanted, error) {
 		return nil, usagef("--older: %v", err)
 	}
 	for _, t := range s.types {
-		k := strings.IndexByte("dflpscb", t[0])
+		k := strings.Index("dflpscb", t)
 		if len(t) != 1 || k < 0 {
 			return nil, usagef("--type %q: use f, d, l, p, s, c or b", t)
 		}

@@ -83,7 +83,7 @@ func (f *finder) run() error {
 }
 
 func (f *finder) root(s *repo.Snapshot) (*tree.Entry, error) {
-	for e, err := range tree.Entries(f.page, s.Tree.ID) {
+	for e, err := range f.entries(s.Tree.ID, -1) {
 		if err == nil && e.Kind != tree.Dir {
 			err = fmt.Errorf("page %s is no root of a tree: %w", s.Tree.ID, chunk.ErrCorrupt)
 		}
@@ -92,11 +92,35 @@ func (f *finder) root(s *repo.Snapshot) (*tree.Entry, error) {
 	return nil, fmt.Errorf("the record names no tree: %w", chunk.ErrCorrupt)
 }
 
-func (f *finder) page(id chunk.ID) ([]byte, error) {
-	if err := f.ctx.Err(); err != nil {
-		return nil, err
+// entries yields a directory's entries. A page that cannot be read is an error
+// in their midst, and what stands behind it comes all the same. Level -1 is any.
+func (f *finder) entries(id chunk.ID, level int) iter.Seq2[*tree.Entry, error] {
+	return func(yield func(*tree.Entry, error) bool) { f.page(id, level, yield) }
+}
+
+func (f *finder) page(id chunk.ID, level int, yield func(*tree.Entry, error) bool) bool {
+	b, err := f.get(f.ctx, id)
+	var pg *tree.Page
+	if err == nil {
+		pg, err = tree.ParsePage(b)
 	}
-	return f.get(f.ctx, id)
+	if err == nil && (pg.Kind != tree.DirPage || level >= 0 && pg.Level != level) {
+		err = fmt.Errorf("page %s is of another kind or level: %w", id, chunk.ErrCorrupt)
+	}
+	if err != nil {
+		return yield(nil, err) && f.ctx.Err() == nil
+	}
+	for i := range pg.Entries {
+		if !yield(&pg.Entries[i], nil) {
+			return false
+		}
+	}
+	for i := range pg.Refs {
+		if !f.page(pg.Refs[i].ID, pg.Level-1, yield) {
+			return false
+		}
+	}
+	return true
 }
 
 // below goes through what lies in the directories at one path, depth levels
@@ -104,9 +128,12 @@ func (f *finder) page(id chunk.ID) ([]byte, error) {
 func (f *finder) below(dir string, depth int, at []held) error {
 	dirs := distinct(at)
 	if len(dirs) == 1 { // as nearly everywhere
-		for e, err := range tree.Entries(f.page, dirs[0].e.Root) {
+		for e, err := range f.entries(dirs[0].e.Root, -1) {
 			if err != nil {
-				return f.failed(dir, dirs[0], err)
+				if err = f.failed(dir, dirs[0], err); err != nil {
+					return err
+				}
+				continue
 			}
 			if err := f.name(dir, depth, []held{{e, dirs[0].set}}); err != nil {
 				return err
@@ -153,19 +180,18 @@ func (f *finder) merged(dir string, depth int, dirs []held) error {
 	}
 	sides := make([]side, len(dirs))
 	advance := func(i int) error {
-		e, err, ok := sides[i].next()
-		if err != nil {
-			sides[i].e = nil
-			return f.failed(dir, dirs[i], err)
+		for {
+			e, err, ok := sides[i].next()
+			if sides[i].e = e; err == nil || !ok {
+				return f.ctx.Err()
+			}
+			if err := f.failed(dir, dirs[i], err); err != nil {
+				return err
+			}
 		}
-		if !ok {
-			e = nil
-		}
-		sides[i].e = e
-		return nil
 	}
 	for i := range dirs {
-		next, stop := iter.Pull2(tree.Entries(f.page, dirs[i].e.Root))
+		next, stop := iter.Pull2(f.entries(dirs[i].e.Root, -1))
 		defer stop()
 		sides[i].next = next
 		if err := advance(i); err != nil {

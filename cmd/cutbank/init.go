@@ -3,8 +3,10 @@ package main
 import (
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -55,6 +57,11 @@ that packs can be copied between the two as they are.`,
 				in.Password = p
 			}
 			b, err := a.backendAt(a.repoPath, true)
+			if errors.Is(err, fs.ErrExist) {
+				if _, serr := os.Stat(filepath.Join(a.repoPath, "config")); serr == nil {
+					return fmt.Errorf("%s is a repository already: %w", a.repoPath, fs.ErrExist)
+				}
+			}
 			if err != nil {
 				return err
 			}

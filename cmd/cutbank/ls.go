@@ -204,33 +204,3 @@ func longLine(p string, at *tree.Attr) string {
 }
 
 func rdevText(rdev uint64) string { return fmt.Sprintf("%d,%d", unix.Major(rdev), unix.Minor(rdev)) }
-
-// failures counts what could not be read, names each, and keeps the first.
-type failures struct {
-	first error
-	n     int
-}
-
-func (f *failures) add(a *app, p string, err error) {
-	if f.n++; f.first == nil {
-		f.first = err
-	}
-	a.errorf("%s: %v", quote(p), err)
-}
-
-// err is what is left to say after a walk that went on past failures.
-func (f *failures) err() error {
-	if f.n == 0 {
-		return nil
-	}
-	return &wrapped{fmt.Sprintf("%d paths could not be read, so the result is not whole; `cutbank verify` tells more", f.n), f.first}
-}
-
-// wrapped says something of its own about an error that was shown already.
-type wrapped struct {
-	text string
-	err  error
-}
-
-func (w *wrapped) Error() string { return w.text }
-func (w *wrapped) Unwrap() error { return w.err }

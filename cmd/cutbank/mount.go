@@ -297,9 +297,6 @@ type childError struct {
 
 func (e *childError) Error() string { return e.text }
 
-// Is makes the exit code that of the child.
-func (e *childError) Is(target error) bool { return exitCode(target) == e.code }
-
 // repoPassword opens the repository once, and remembers the password that was
 // needed.
 func (a *app) repoPassword(ctx context.Context, password *string) (*repo.Repo, error) {
@@ -338,10 +335,10 @@ func (a *app) childReady(s *mountFlags) (func(error), error) {
 		a.givenPassword = string(p)
 	}
 	ready := os.NewFile(daemonReady, "ready")
-	if err := os.Chdir("/"); err != nil {
-		return nil, err
-	}
 	return func(err error) {
+		if err == nil {
+			err = os.Chdir("/") // keep no file system busy
+		}
 		text := "ready"
 		if err != nil {
 			text = strings.TrimSpace(err.Error())

@@ -138,3 +138,50 @@ func nodeObject(path string, at *tree.Attr) object {
 	}
 	return o
 }
+
+// failures counts what could not be read, names each, and keeps the first. A
+// walk goes on past them.
+type failures struct {
+	first error
+	n     int
+}
+
+func (f *failures) add(a *app, p string, err error) {
+	if f.n++; f.first == nil {
+		f.first = err
+	}
+	err = bare(err)
+	a.errorf("%s: %v", quote(p), err)
+	if err := a.emit("problem", object{"error": err.Error()}.setPath("path", p)); err != nil {
+		a.errorf("%v", err)
+	}
+}
+
+// bare strips the paths that stored nodes put around an error, where it is
+// shown with a path anyway. Those of live nodes tell which side it was.
+func bare(err error) error {
+	for {
+		p, ok := err.(*fs.PathError)
+		if !ok || strings.HasPrefix(p.Path, "/") {
+			return err
+		}
+		err = p.Err
+	}
+}
+
+// err is what is left to say at the end.
+func (f *failures) err() error {
+	if f.n == 0 {
+		return nil
+	}
+	return &wrapped{fmt.Sprintf("%d paths could not be read, so the result is not whole; `cutbank verify` tells more", f.n), f.first}
+}
+
+// wrapped says something of its own about an error that was shown already.
+type wrapped struct {
+	text string
+	err  error
+}
+
+func (w *wrapped) Error() string { return w.text }
+func (w *wrapped) Unwrap() error { return w.err }

@@ -46,7 +46,9 @@ func newPage(p *tree.Page) (*page, error) {
 			return nil, err
 		}
 		pg.items = append(pg.items, items)
-		items += p.Refs[i].Items
+		if items += p.Refs[i].Items; items >= 1<<62 {
+			return nil, fmt.Errorf("page whose counts overflow: %w", chunk.ErrCorrupt)
+		}
 	}
 	for i := range p.Entries {
 		if err := add(p.Entries[i].Below.Nodes + 1); err != nil {

@@ -55,14 +55,27 @@ func (c *Cache) Open(ctx context.Context, root chunk.ID) (tree.Numbered, error) 
 	return s.root, nil
 }
 
-func (n *node) child(ctx context.Context, e *tree.Entry, number uint64) *node {
-	c := &node{s: n.s, e: e, attr: e.Attr, n: number, parent: n}
+// child makes the node of an entry. The number of a hard link is that of its
+// first name; if that cannot be found for damage, its own.
+func (n *node) child(ctx context.Context, e *tree.Entry, number uint64) (*node, error) {
+	c := n.place(e, number)
 	if e.Link != "" {
-		if first, err := c.scope().walk(ctx, e.Link); err == nil && first.attr.Kind == c.attr.Kind {
+		first, err := c.scope().walk(ctx, e.Link)
+		if ctx.Err() != nil {
+			return nil, ctx.Err() // a number once given out must not change
+		}
+		if err == nil && first.attr.Kind == c.attr.Kind {
 			c.n = first.n
+			c.attr.Ino = c.n + 1
 		}
 	}
-	c.attr.Ino = c.n + 1
+	return c, nil
+}
+
+// place is child without a look at hard links.
+func (n *node) place(e *tree.Entry, number uint64) *node {
+	c := &node{s: n.s, e: e, attr: e.Attr, n: number, parent: n}
+	c.attr.Ino = number + 1
 	return c
 }
 
@@ -75,14 +88,15 @@ func (n *node) scope() *node {
 	return d
 }
 
-// walk goes down a slash-separated path.
+// walk goes down a slash-separated path. It does not look at hard links: the
+// first name of a file is none, and a hostile one could lead in a circle.
 func (n *node) walk(ctx context.Context, p string) (*node, error) {
 	for name := range strings.SplitSeq(p, "/") {
-		c, err := n.lookup(ctx, name)
+		e, number, err := n.find(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		n = c
+		n = n.place(e, number)
 	}
 	return n, nil
 }
@@ -157,29 +171,38 @@ func (n *node) Lookup(ctx context.Context, name string) (tree.Node, error) {
 }
 
 func (n *node) lookup(ctx context.Context, name string) (*node, error) {
+	e, number, err := n.find(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return n.child(ctx, e, number)
+}
+
+// find returns the entry of that name, and its place in preorder.
+func (n *node) find(ctx context.Context, name string) (*tree.Entry, uint64, error) {
 	if n.attr.Kind != tree.Dir {
-		return nil, syscall.ENOTDIR
+		return nil, 0, syscall.ENOTDIR
 	}
 	if n.e.Root.IsZero() {
-		return nil, fs.ErrNotExist
+		return nil, 0, fs.ErrNotExist
 	}
 	number := n.n + 1
 	id, level := n.e.Root, -1
 	for {
 		pg, err := n.s.c.page(ctx, id, tree.DirPage, level)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if pg.Level == 0 {
 			i, ok := slices.BinarySearchFunc(pg.Entries, name, func(e tree.Entry, name string) int { return strings.Compare(e.Name, name) })
 			if !ok {
-				return nil, fs.ErrNotExist
+				return nil, 0, fs.ErrNotExist
 			}
-			return n.child(ctx, &pg.Entries[i], number+pg.starts[i]), nil
+			return &pg.Entries[i], number + pg.starts[i], nil
 		}
 		i := sort.Search(len(pg.Refs), func(i int) bool { return pg.Refs[i].Last >= name })
 		if i == len(pg.Refs) {
-			return nil, fs.ErrNotExist
+			return nil, 0, fs.ErrNotExist
 		}
 		number += pg.starts[i]
 		id, level = pg.Refs[i].ID, pg.Level-1
@@ -223,7 +246,7 @@ func (n *node) below(ctx context.Context, number uint64) (*node, error) {
 		i := sort.Search(len(pg.starts), func(i int) bool { return pg.starts[i] > number-start }) - 1
 		start += pg.starts[i]
 		if pg.Level == 0 {
-			return n.child(ctx, &pg.Entries[i], start), nil
+			return n.child(ctx, &pg.Entries[i], start)
 		}
 		id, level = pg.Refs[i].ID, pg.Level-1
 	}
@@ -251,7 +274,15 @@ func (n *node) entries(ctx context.Context, id chunk.ID, level int, from, number
 		return yield(nil, n.fail("readdir", err)) && ctx.Err() == nil
 	}
 	for i := range pg.Entries {
-		if uint64(i) >= from && !yield(n.child(ctx, &pg.Entries[i], number+pg.starts[i]), nil) {
+		if uint64(i) < from {
+			continue
+		}
+		c, err := n.child(ctx, &pg.Entries[i], number+pg.starts[i])
+		if err != nil {
+			yield(nil, n.fail("readdir", err))
+			return false
+		}
+		if !yield(c, nil) {
 			return false
 		}
 	}

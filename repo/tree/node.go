@@ -185,10 +185,10 @@ type Numbered interface {
 
 // Totals counts what is below and including a node.
 type Totals struct {
-	Nodes uint64 // names: files, directories and all else
-	Files uint64 // names of regular files
-	Dirs  uint64
-	Bytes uint64 // sum of the sizes of regular files, each name counted
+	Nodes uint64 `json:"nodes"` // names: files, directories and all else
+	Files uint64 `json:"files"` // names of regular files
+	Dirs  uint64 `json:"dirs"`
+	Bytes uint64 `json:"bytes"` // sum of the sizes of regular files, each name counted
 }
 
 // Totaler is a Node that knows its totals without a walk.

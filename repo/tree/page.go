@@ -25,8 +25,12 @@ const (
 	pageMin     = 1 << 10
 	pageSpread  = 3 << 10
 	pageMax     = 16 << 10
-	// maxPage bounds a page in bytes: pageMax, or one item that is longer.
-	maxPage  = 8 << 20
+	// maxPage bounds a page in bytes that is one long item, or lists extended
+	// attributes.
+	maxPage = 8 << 20
+	// maxItems bounds all others, beyond what writers make: what a hostile page
+	// can make a reader allocate.
+	maxItems = 64 << 10
 	maxLevel = 16
 )
 
@@ -267,8 +271,10 @@ type Page struct {
 }
 
 // ParsePage decodes a page and checks that it is what a writer could have
-// written: names in order, counts that fit. It allocates a small multiple of
-// len(p) and keeps no reference to it. Damage is chunk.ErrCorrupt.
+// written: names in order, counts that fit. It keeps no reference to p and
+// allocates at most 256 bytes for each byte of it; pages of several entries,
+// extents or references have 64 KiB at most. Damage is chunk.ErrCorrupt, a kind
+// or version of a newer program ErrVersion.
 func ParsePage(p []byte) (*Page, error) {
 	if len(p) < 4 || len(p) > maxPage {
 		return nil, errPage
@@ -277,8 +283,11 @@ func ParsePage(p []byte) (*Page, error) {
 		return nil, fmt.Errorf("page of version %d: %w", p[0], ErrVersion)
 	}
 	pg := &Page{Kind: PageKind(p[1]), Level: int(p[2])}
+	if pg.Kind < DirPage || pg.Kind > XattrPage {
+		return nil, fmt.Errorf("page of kind %d: %w", pg.Kind, ErrVersion)
+	}
 	count, n := binary.Uvarint(p[3:])
-	if n <= 0 || pg.Level > maxLevel || count == 0 || count > uint64(len(p)) {
+	if n <= 0 || pg.Level > maxLevel || count == 0 || count > uint64(len(p)) || count > 1 && len(p) > maxItems && pg.Kind != XattrPage {
 		return nil, errPage
 	}
 	p = p[3+n:]
@@ -346,8 +355,6 @@ func (pg *Page) item(p []byte, off *int64) error {
 			return err
 		}
 		pg.Xattrs = append(pg.Xattrs, x)
-	default:
-		return fmt.Errorf("page of kind %d: %w", pg.Kind, ErrVersion)
 	}
 	return nil
 }

@@ -121,7 +121,7 @@ func (w *RecipeWriter) Finish(e *Entry) error {
 }
 
 // SetXattrs stores extended attributes, sorted by name, in e or in a page of
-// their own.
+// their own. More than a page can hold, 8 MiB, are an error.
 func (e *Entry) SetXattrs(xs []Xattr, put Put) error {
 	e.Xattrs, e.XattrPage = nil, chunk.ID{}
 	size := 0
@@ -138,6 +138,9 @@ func (e *Entry) SetXattrs(xs []Xattr, put Put) error {
 		item := appendXattr(nil, x)
 		page = binary.AppendUvarint(page, uint64(len(item)))
 		page = append(page, item...)
+	}
+	if len(page) > maxPage {
+		return fmt.Errorf("%q has %d bytes of extended attributes: 8 MiB is the most that can be stored", e.Name, size)
 	}
 	id, err := put(page)
 	e.XattrPage = id

@@ -40,9 +40,12 @@ func TestFolderWithoutLinks(t *testing.T) {
 			calls++
 			return &os.LinkError{Op: "link", Old: old, New: newName, Err: errno}
 		}
-		for i, wantErr := range []error{nil, fs.ErrExist} {
-			if err := f.Put(t.Context(), "a/b", []byte("x")); !errors.Is(err, wantErr) {
-				t.Errorf("%v: put %d: got %v, want %v", errno, i, err, wantErr)
+		for _, tt := range []struct {
+			name string
+			want error
+		}{{"a/b", nil}, {"a/b", fs.ErrExist}, {"a/c", nil}} {
+			if err := f.Put(t.Context(), tt.name, []byte("x")); !errors.Is(err, tt.want) {
+				t.Errorf("%v: put %s: got %v, want %v", errno, tt.name, err, tt.want)
 			}
 		}
 		if calls != 1 {

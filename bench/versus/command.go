@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// grace is how long a process that was asked to end may take.
+const grace = 15 * time.Second
+
+// command is one process to run.
+type command struct {
+	args []string
+	env  []string
+	dir  string // where it runs; empty: the program's own
+}
+
+// make prepares the process in a group of its own, so that a Ctrl-C at the
+// terminal reaches this program only, which then ends the group.
+func (c command) make(ctx context.Context, said *tail) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, c.args[0], c.args[1:]...)
+	cmd.Env, cmd.Dir = c.env, c.dir
+	cmd.Stdout, cmd.Stderr = said, said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = grace
+	return cmd
+}
+
+// run runs it to its end. If read is not nil it consumes the standard output,
+// to its end; its error counts like one of the process.
+func (c command) run(ctx context.Context, read func(io.Reader) error) (usage, error) {
+	said := &tail{}
+	cmd := c.make(ctx, said)
+	var out io.ReadCloser
+	if read != nil {
+		cmd.Stdout = nil
+		var err error
+		if out, err = cmd.StdoutPipe(); err != nil {
+			return usage{}, err
+		}
+	}
+	lightenUp()
+	start := time.Now()
+	if err := cmd.Start(); err != nil {
+		return usage{}, err
+	}
+	var readErr error
+	if read != nil {
+		readErr = read(out)
+		// A process that cannot write must not be taken for one that hangs.
+		_, drain := io.Copy(io.Discard, out)
+		readErr = errors.Join(readErr, drain)
+	}
+	err := cmd.Wait()
+	wall := time.Since(start)
+	if ctx.Err() != nil {
+		// What its children are, and did not end with it.
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		return usage{}, fmt.Errorf("%s: %w", c, context.Cause(ctx))
+	}
+	if err != nil {
+		return usage{}, fmt.Errorf("%s: %w%s", c, err, said)
+	}
+	if readErr != nil {
+		return usage{}, fmt.Errorf("%s: %w", c, readErr)
+	}
+	u := usage{}
+	if r, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		u = rusageOf(r)
+	}
+	u.Wall = wall
+	return u, nil
+}
+
+// output runs it and returns what it printed, at most 4 MiB.
+func (c command) output(ctx context.Context) ([]byte, error) {
+	var b bytes.Buffer
+	_, err := c.run(ctx, func(r io.Reader) error {
+		_, err := io.Copy(&b, io.LimitReader(r, 4<<20))
+		return err
+	})
+	return b.Bytes(), err
+}
+
+// String returns the program and its first arguments, for messages.
+func (c command) String() string {
+	name := c.args[0][strings.LastIndexByte(c.args[0], os.PathSeparator)+1:]
+	return strings.Join(append([]string{name}, c.args[1:min(len(c.args), 3)]...), " ")
+}
+
+// tail keeps the end of what is written to it, for messages.
+type tail struct{ b []byte }
+
+// tailSize is how much of a tool's last words is kept, in bytes.
+const tailSize = 2000
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.b = append(t.b, p[max(0, len(p)-tailSize):]...)
+	t.b = t.b[max(0, len(t.b)-tailSize):]
+	return len(p), nil
+}
+
+// String returns the last lines behind a colon, or nothing.
+func (t *tail) String() string {
+	const lines = 4
+	said := strings.Split(strings.TrimSpace(string(t.b)), "\n")
+	said = said[max(0, len(said)-lines):]
+	for i, line := range said {
+		said[i] = strings.TrimSpace(line)
+	}
+	if text := strings.Join(said, " | "); text != "" {
+		return ": " + text
+	}
+	return ""
+}
