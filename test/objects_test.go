@@ -87,7 +87,7 @@ var kindsOf = []string{"condemned", "config", "forgotten", "index", "intents", "
 // tiny are parameters for a repository of some ten kilobytes.
 func tiny(t testing.TB, random io.Reader) repo.InitOptions {
 	t.Helper()
-	p, err := chunk.NewParams(chunk.Rabin, chunk.MinAvg, random)
+	p, err := chunk.NewParams(chunk.Gear, chunk.MinAvg, random)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -23,9 +24,9 @@ type command struct {
 	dir  string // where it runs; empty: the program's own
 }
 
-// make prepares the process in a group of its own, so that a Ctrl-C at the
+// process prepares it in a group of its own, so that a Ctrl-C at the
 // terminal reaches this program only, which then ends the group.
-func (c command) make(ctx context.Context, said *tail) *exec.Cmd {
+func (c command) process(ctx context.Context, said *tail) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, c.args[0], c.args[1:]...)
 	cmd.Env, cmd.Dir = c.env, c.dir
 	cmd.Stdout, cmd.Stderr = said, said
@@ -39,7 +40,7 @@ func (c command) make(ctx context.Context, said *tail) *exec.Cmd {
 // to its end; its error counts like one of the process.
 func (c command) run(ctx context.Context, read func(io.Reader) error) (usage, error) {
 	said := &tail{}
-	cmd := c.make(ctx, said)
+	cmd := c.process(ctx, said)
 	var out io.ReadCloser
 	if read != nil {
 		cmd.Stdout = nil
@@ -97,13 +98,19 @@ func (c command) String() string {
 	return strings.Join(append([]string{name}, c.args[1:min(len(c.args), 3)]...), " ")
 }
 
-// tail keeps the end of what is written to it, for messages.
-type tail struct{ b []byte }
+// tail keeps the end of what is written to it, for messages. It is safe for
+// concurrent use.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
 
 // tailSize is how much of a tool's last words is kept, in bytes.
 const tailSize = 2000
 
 func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.b = append(t.b, p[max(0, len(p)-tailSize):]...)
 	t.b = t.b[max(0, len(t.b)-tailSize):]
 	return len(p), nil
@@ -112,7 +119,9 @@ func (t *tail) Write(p []byte) (int, error) {
 // String returns the last lines behind a colon, or nothing.
 func (t *tail) String() string {
 	const lines = 4
+	t.mu.Lock()
 	said := strings.Split(strings.TrimSpace(string(t.b)), "\n")
+	t.mu.Unlock()
 	said = said[max(0, len(said)-lines):]
 	for i, line := range said {
 		said[i] = strings.TrimSpace(line)

@@ -96,7 +96,9 @@ func cutbankTool(t *tool, tree string) {
 		var v struct{ Type string }
 		return json.Unmarshal(line, &v) == nil && v.Type == "snapshot"
 	})
-	t.restore = func(_ int, target string) []string { return []string{"restore", "--quiet", "--no-receipt", "latest", target} }
+	t.restore = func(_ int, target string) []string {
+		return []string{"restore", "--quiet", "--no-receipt", "latest", target}
+	}
 	t.restored = below(tree)
 	t.verify = []string{"verify", "--quiet"}
 	t.readData = []string{"verify", "--quiet", "--read-data"}
@@ -111,7 +113,9 @@ func resticTool(t *tool, tree string) {
 	t.snapshot = func(int) []string { return []string{"backup", "--quiet", "--host", "bench", tree} }
 	t.list = []string{"snapshots", "--json"}
 	t.count = countArray
-	t.restore = func(_ int, target string) []string { return []string{"restore", "--quiet", "latest", "--target", target} }
+	t.restore = func(_ int, target string) []string {
+		return []string{"restore", "--quiet", "latest", "--target", target}
+	}
 	t.restored = below(tree)
 	t.verify = []string{"check", "--quiet"}
 	t.readData = []string{"check", "--quiet", "--read-data"}

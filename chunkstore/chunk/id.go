@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/zeebo/blake3"
 )
@@ -44,25 +45,27 @@ func ParseID(s string) (ID, error) {
 	return id, nil
 }
 
-// A Hasher computes chunk IDs under one secret key. It is immutable and safe
-// for concurrent use.
-type Hasher struct{ base *blake3.Hasher }
+// A Hasher computes chunk IDs under one secret key. It is safe for concurrent
+// use.
+type Hasher struct{ pool sync.Pool } // of *blake3.Hasher: 10 KB each, dear to make
 
 // NewHasher returns the Hasher of a 32-byte key.
 func NewHasher(key [32]byte) *Hasher {
-	h, err := blake3.NewKeyed(key[:])
+	base, err := blake3.NewKeyed(key[:])
 	if err != nil {
 		panic(err) // only for a key that is not 32 bytes
 	}
-	return &Hasher{h}
+	return &Hasher{sync.Pool{New: func() any { return base.Clone() }}}
 }
 
 // Sum returns the ID of p: BLAKE3 in keyed mode, 32 bytes (BLAKE3 paper, 2.3).
 func (h *Hasher) Sum(p []byte) ID {
-	d := h.base.Clone()
+	d := h.pool.Get().(*blake3.Hasher)
+	d.Reset()
 	d.Write(p)
 	var id ID
 	d.Sum(id[:0])
+	h.pool.Put(d)
 	return id
 }
 

@@ -85,7 +85,7 @@ func (s *findFlags) wanted(glob string, at time.Time) (*wanted, error) {
 	w := &wanted{name: s.name, within: splitClean(s.within)}
 	if strings.Contains(glob, "/") {
 		w.whole = "/" + strings.TrimPrefix(glob, "/")
-		if base, _ := doublestar.SplitPattern(w.whole); len(w.within) == 0 && !strings.Contains(base, `\`) {
+		if base, _ := doublestar.SplitPattern(w.whole); len(w.within) == 0 {
 			w.within = splitClean(base) // it fits below there only
 		}
 	} else if glob != "" && s.name != "" {

@@ -1,0 +1,8 @@
+package seal_test
+
+const (
+	derivedData  = ""
+	derivedTree  = ""
+	derivedList  = ""
+	derivedOwner = ""
+)
