@@ -11,8 +11,13 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cutbankfs/cutbank/test/gen"
 )
+
+// disk is the name of the column that reads the source itself.
+const disk = "disk"
 
 // settle is how long the tree rests between a change and a snapshot. Tools
 // distrust files that changed in the last two seconds and read them again: that
@@ -62,6 +67,7 @@ type measurement struct {
 	Repo  int64   `json:"repo_bytes,omitempty"`  // after a snapshot
 	Cache int64   `json:"cache_bytes,omitempty"` // likewise
 	Err   string  `json:"error,omitempty"`       // if set, the numbers mean nothing
+	Skip  bool    `json:"skipped,omitempty"`     // an earlier error is the reason
 }
 
 // setup is what was measured on.
@@ -69,6 +75,10 @@ type setup struct {
 	V        int               `json:"v"`
 	Type     string            `json:"type"` // "setup"
 	Tree     tally             `json:"tree"`
+	Change   float64           `json:"change"`
+	Seed     uint64            `json:"seed"`
+	Runs     int               `json:"runs"`
+	Base     string            `json:"base"` // ratios are to this tool's numbers
 	Cores    int               `json:"cores"`
 	Kernel   string            `json:"kernel"`
 	Versions map[string]string `json:"versions"`
@@ -101,7 +111,24 @@ func (b *bench) prepare(ctx context.Context, sources []string) error {
 	}
 	b.logf("the tree holds %s", b.whole)
 	b.setup.Tree = b.whole
+	if err := b.room(); err != nil {
+		return err
+	}
 	return sleep(ctx, settle)
+}
+
+// room returns an error if the disk is too small for a repository of each tool,
+// in the worst case, and one restore at a time.
+func (b *bench) room() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(b.dir, &st); err != nil {
+		return &os.PathError{Op: "statfs", Path: b.dir, Err: err}
+	}
+	free, need := int64(st.Bavail)*st.Bsize, b.whole.Bytes*int64(len(b.opt.tools)+1)
+	if free < need {
+		return fmt.Errorf("%s has %d MB free, and %d MB may be needed: use -bytes, fewer -tools or another -tmp", b.opt.tmp, free/1e6, need/1e6)
+	}
+	return nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -154,9 +181,6 @@ func (b *bench) measureOnce(ctx context.Context) error {
 	return os.RemoveAll(filepath.Join(b.dir, "run"))
 }
 
-// disk is the name of the column that reads the source itself.
-const disk = "disk"
-
 // mutate changes the tree as time does.
 func (b *bench) mutate(ctx context.Context) error {
 	changes, err := gen.Mutate(b.tree, b.opt.seed+uint64(b.run)-1, b.opt.change)
@@ -198,10 +222,11 @@ func (b *bench) step(ctx context.Context, s step, p *participant) error {
 		m.Cache, err = treeSize(ctx, p.tool.cache())
 	}
 	m.Wall, m.CPU, m.Peak = u.Wall.Seconds(), u.CPU.Seconds(), u.Peak
-	if err != nil {
-		m.Err = err.Error()
+	switch {
+	case err != nil:
+		m.Err, m.Skip = err.Error(), errors.Is(err, errSkipped)
 		b.logf("run %d: %s: %s failed: %v", b.run, s.title, p.name, err)
-	} else {
+	case m.Wall > 0:
 		b.logf("run %d: %s: %s %.2f s", b.run, s.title, p.name, m.Wall)
 	}
 	b.found = append(b.found, m)

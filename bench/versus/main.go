@@ -179,9 +179,8 @@ func compare(ctx context.Context, opt options, stdout, stderr io.Writer) (failed
 
 // writeSummary prints the cells of all tables.
 func (b *bench) writeSummary(lines *json.Encoder) error {
-	tools := append(slices.Clone(b.opt.tools), disk)
 	for _, m := range metrics {
-		for _, r := range rows(b.found, m, tools) {
+		for _, r := range rows(b.found, m, b.columns(m)) {
 			for _, c := range r.cells {
 				if c.Value == 0 && !c.Failed {
 					continue
@@ -206,7 +205,7 @@ func (b *bench) findTools(ctx context.Context) (goroot string, err error) {
 		goroot = strings.TrimSpace(string(out))
 	}
 	b.bins = map[string]string{}
-	b.setup = setup{V: 1, Type: "setup", Cores: runtime.NumCPU(), Kernel: kernel(), Versions: map[string]string{}}
+	b.setup = setup{V: 1, Type: "setup", Change: b.opt.change, Seed: b.opt.seed, Runs: b.opt.runs, Base: b.opt.tools[0], Cores: runtime.NumCPU(), Kernel: kernel(), Versions: map[string]string{}}
 	for _, name := range b.opt.tools {
 		switch {
 		case name != "cutbank":

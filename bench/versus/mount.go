@@ -15,7 +15,7 @@ import (
 
 // mounted is a mount and the process that serves it.
 type mounted struct {
-	name  string
+	tool  *tool
 	dir   string
 	root  string // where the tree is
 	start time.Time
@@ -31,7 +31,7 @@ func startMount(ctx context.Context, t *tool, n int, dir string) (*mounted, usag
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, usage{}, err
 	}
-	m := &mounted{name: t.name, dir: dir, said: &tail{}, ended: make(chan struct{})}
+	m := &mounted{tool: t, dir: dir, said: &tail{}, ended: make(chan struct{})}
 	// It outlives ctx: end ends it.
 	m.cmd = t.command(t.mount(n, dir)).process(context.Background(), m.said)
 	lightenUp()
@@ -43,7 +43,7 @@ func startMount(ctx context.Context, t *tool, n int, dir string) (*mounted, usag
 		_ = m.cmd.Wait() // its exit code after a signal says nothing
 		close(m.ended)
 	}()
-	root, err := m.wait(ctx, t)
+	root, err := m.wait(ctx)
 	if err != nil {
 		return m, usage{}, err
 	}
@@ -55,14 +55,14 @@ func startMount(ctx context.Context, t *tool, n int, dir string) (*mounted, usag
 
 // wait returns where the tree is as soon as it is there. It looks from another
 // goroutine: a file system that hangs must not hang the program.
-func (m *mounted) wait(ctx context.Context, t *tool) (string, error) {
+func (m *mounted) wait(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	found := make(chan string, 1)
 	go func() {
 		for ctx.Err() == nil {
 			if info, err := os.ReadFile("/proc/self/mountinfo"); err == nil && isMounted(info, m.dir) {
-				if root := t.mounted(m.dir); root != "" {
+				if root := m.tool.mounted(m.dir); root != "" {
 					found <- root
 					return
 				}
@@ -74,9 +74,9 @@ func (m *mounted) wait(ctx context.Context, t *tool) (string, error) {
 	case root := <-found:
 		return root, nil
 	case <-m.ended:
-		return "", fmt.Errorf("%s mount ended with %v%s", m.name, m.cmd.ProcessState, m.said)
+		return "", fmt.Errorf("%s mount ended with %v%s", m.tool.name, m.cmd.ProcessState, m.said)
 	case <-ctx.Done():
-		return "", fmt.Errorf("%s shows no snapshot: %w%s", m.name, context.Cause(ctx), m.said)
+		return "", fmt.Errorf("%s shows no snapshot: %w%s", m.tool.name, context.Cause(ctx), m.said)
 	}
 }
 
@@ -84,7 +84,7 @@ func (m *mounted) wait(ctx context.Context, t *tool) (string, error) {
 func (m *mounted) usage() (usage, error) {
 	u, err := liveUsage(m.cmd.Process.Pid)
 	if err != nil {
-		return u, fmt.Errorf("%s mount has ended: %w%s", m.name, err, m.said)
+		return u, fmt.Errorf("%s mount has ended: %w%s", m.tool.name, err, m.said)
 	}
 	m.peak = max(m.peak, u.Peak)
 	return u, nil
@@ -112,8 +112,19 @@ func (m *mounted) during(do func() (usage, error)) (usage, error) {
 	return u, nil
 }
 
-// end unmounts and waits for the process: as one would, with Ctrl-C, and if
-// that does not do, by force, which is an error. The usage is that of its whole
+// ask ends the mount as its users would.
+func (m *mounted) ask() error {
+	if m.tool.umount == nil || m.root == "" {
+		return syscall.Kill(-m.cmd.Process.Pid, syscall.SIGINT)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	_, err := m.tool.command(m.tool.umount(m.dir)).run(ctx, nil)
+	return err
+}
+
+// end unmounts and waits for the process, in the tool's own way, and if that
+// does not do, by force, which is an error. The usage is that of its whole
 // life. A second call does nothing.
 func (m *mounted) end() (usage, error) {
 	if m.cmd == nil {
@@ -122,14 +133,14 @@ func (m *mounted) end() (usage, error) {
 	var failure error
 	select {
 	case <-m.ended:
-		failure = fmt.Errorf("%s mount ended by itself, with %v%s", m.name, m.cmd.ProcessState, m.said)
+		failure = fmt.Errorf("%s mount ended by itself, with %v%s", m.tool.name, m.cmd.ProcessState, m.said)
 	default:
-		_ = syscall.Kill(-m.cmd.Process.Pid, syscall.SIGINT) // gone is what it shall be
+		failure = m.ask()
 		select {
 		case <-m.ended:
 		case <-time.After(grace):
-			failure = fmt.Errorf("%s mount had to be killed: it did not end within %v of a Ctrl-C", m.name, grace)
-			_ = detach(m.dir)
+			failure = errors.Join(failure, fmt.Errorf("%s mount had to be killed: it did not end within %v", m.tool.name, grace))
+			_ = detach(m.dir) // if that fails, it is said below
 			_ = syscall.Kill(-m.cmd.Process.Pid, syscall.SIGKILL)
 			<-m.ended
 		}
@@ -141,7 +152,7 @@ func (m *mounted) end() (usage, error) {
 	u.Peak = max(u.Peak, m.peak)
 	m.cmd = nil
 	if info, err := os.ReadFile("/proc/self/mountinfo"); err == nil && isMounted(info, m.dir) {
-		failure = errors.Join(failure, fmt.Errorf("%s left its mount behind", m.name), detach(m.dir))
+		failure = errors.Join(failure, fmt.Errorf("%s left its mount behind", m.tool.name), detach(m.dir))
 	}
 	return u, failure
 }

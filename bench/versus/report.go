@@ -10,16 +10,17 @@ import (
 // metric is one kind of number.
 type metric struct {
 	key, title string
+	disk       bool                      // the bare disk has it too
 	get        func(measurement) float64 // 0: there is none
 	text       func(float64) string
 }
 
 var metrics = []metric{
-	{"wall_seconds", "wall time, seconds", func(m measurement) float64 { return m.Wall }, hundredths},
-	{"cpu_seconds", "CPU time, seconds, user and system; through the mount that of find and tar too", func(m measurement) float64 { return m.CPU }, hundredths},
-	{"peak_bytes", "peak of resident memory, MB; through the mount that of the mount", func(m measurement) float64 { return float64(m.Peak) }, megabytes},
-	{"repo_bytes", "size of the repository, MB", func(m measurement) float64 { return float64(m.Repo) }, megabytes},
-	{"cache_bytes", "size of the local cache, MB", func(m measurement) float64 { return float64(m.Cache) }, megabytes},
+	{"wall_seconds", "wall time, seconds", true, func(m measurement) float64 { return m.Wall }, hundredths},
+	{"cpu_seconds", "CPU time, seconds, user and system; through the mount that of find and tar too", true, func(m measurement) float64 { return m.CPU }, hundredths},
+	{"peak_bytes", "peak of resident memory, MB; through the mount that of the mount", false, func(m measurement) float64 { return float64(m.Peak) }, megabytes},
+	{"repo_bytes", "size of the repository, MB", false, func(m measurement) float64 { return float64(m.Repo) }, megabytes},
+	{"cache_bytes", "size of the local cache, MB", false, func(m measurement) float64 { return float64(m.Cache) }, megabytes},
 }
 
 func hundredths(v float64) string { return fmt.Sprintf("%.2f", v) }
@@ -109,17 +110,17 @@ const (
 
 // writeTable prints each tool's number, and its ratio to the first tool's.
 func writeTable(w io.Writer, m metric, tools []string, rs []row) {
-	fmt.Fprintf(w, "\n%s\n%-*s", m.title, titleWidth, "")
+	line := fmt.Sprintf("%-*s", titleWidth, "")
 	for i, tool := range tools {
-		fmt.Fprintf(w, " %*s%*s", valueWidth, tool, width(i), "")
+		line += fmt.Sprintf(" %*s%*s", valueWidth, tool, width(i), "")
 	}
-	fmt.Fprintln(w)
+	fmt.Fprintf(w, "\n%s\n%s\n", m.title, strings.TrimRight(line, " "))
 	for _, r := range rs {
-		fmt.Fprintf(w, "%-*s", titleWidth, r.title)
+		line = fmt.Sprintf("%-*s", titleWidth, r.title)
 		for i, c := range r.cells {
-			fmt.Fprintf(w, " %*s%*s", valueWidth, c.text(m), width(i), c.ratioText(i))
+			line += fmt.Sprintf(" %*s%*s", valueWidth, c.text(m), width(i), c.ratioText(i))
 		}
-		fmt.Fprintln(w)
+		fmt.Fprintln(w, strings.TrimRight(line, " "))
 	}
 }
 
@@ -181,28 +182,29 @@ func bar(v, longest float64) string {
 
 // writeReport prints everything for people.
 func (b *bench) writeReport(w io.Writer) {
-	tools := append(slices.Clone(b.opt.tools), disk)
-	fmt.Fprintf(w, "%s\n%d cores, Linux %s; %d runs, medians; ratios to %s within a run\n", b.setup.Tree, b.setup.Cores, b.setup.Kernel, b.opt.runs, tools[0])
+	s := b.setup
+	fmt.Fprintf(w, "%s\n%d cores, Linux %s; median of %d; ratios within a run, to %s\n", s.Tree, s.Cores, s.Kernel, s.Runs, s.Base)
 	for _, tool := range b.opt.tools {
-		fmt.Fprintf(w, "%s: %s\n", tool, b.setup.Versions[tool])
+		fmt.Fprintf(w, "%s: %s\n", tool, s.Versions[tool])
 	}
 	for _, m := range metrics {
-		columns := tools
-		if m.key != "wall_seconds" && m.key != "cpu_seconds" {
-			columns = b.opt.tools // the disk has no process and no repository
+		if rs := rows(b.found, m, b.columns(m)); len(rs) > 0 {
+			writeTable(w, m, b.columns(m), rs)
 		}
-		rs := rows(b.found, m, columns)
-		if len(rs) == 0 {
-			continue
-		}
-		writeTable(w, m, columns, rs)
 	}
-	for _, m := range metrics[:1] {
-		writePlot(w, m, tools, rows(b.found, m, tools))
-	}
+	wall := metrics[0]
+	writePlot(w, wall, b.columns(wall), rows(b.found, wall, b.columns(wall)))
 	for _, f := range b.found {
-		if f.Err != "" {
+		if f.Err != "" && !f.Skip {
 			fmt.Fprintf(w, "\nfailed: run %d, %s, %s: %s\n", f.Run, f.Step, f.Tool, f.Err)
 		}
 	}
+}
+
+// columns returns the tools and, where it has something to say, the disk.
+func (b *bench) columns(m metric) []string {
+	if !m.disk {
+		return b.opt.tools
+	}
+	return append(slices.Clone(b.opt.tools), disk)
 }

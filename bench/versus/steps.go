@@ -50,7 +50,7 @@ func (p *participant) root(b *bench) (string, error) {
 	if p.tool == nil {
 		return b.tree, nil
 	}
-	if p.mount == nil || p.mount.root == "" {
+	if p.mount == nil {
 		return "", fmt.Errorf("%w: it is not mounted", errSkipped)
 	}
 	return p.mount.root, nil
@@ -192,11 +192,16 @@ func flip(path string, off int64) (err error) {
 
 func mount(ctx context.Context, b *bench, p *participant) (usage, error) {
 	m, u, err := startMount(ctx, p.tool, p.snapshots, filepath.Join(b.dir, "mnt-"+p.name))
-	if m != nil {
-		p.mount = m
-		b.mounts = append(b.mounts, m)
+	if m == nil {
+		return u, err
 	}
-	return u, err
+	b.mounts = append(b.mounts, m)
+	if err != nil {
+		_, _ = m.end() // what matters is why it does not mount
+		return usage{}, err
+	}
+	p.mount = m
+	return u, nil
 }
 
 func umount(_ context.Context, b *bench, p *participant) (usage, error) {

@@ -31,6 +31,7 @@ type tool struct {
 
 	mount   func(n int, dir string) []string // stays in the foreground until SIGINT
 	mounted func(dir string) string          // where the tree is, empty as long as it is not
+	umount  func(dir string) []string        // nil: a SIGINT ends the mount
 }
 
 // Folders below base, the same for all tools.
@@ -104,6 +105,7 @@ func cutbankTool(t *tool, tree string) {
 	t.readData = []string{"verify", "--quiet", "--read-data"}
 	t.mount = func(_ int, dir string) []string { return []string{"mount", dir} }
 	t.mounted = func(dir string) string { return exists(filepath.Join(dir, "bench", "latest", tree)) }
+	t.umount = func(dir string) []string { return []string{"umount", "--quiet", dir} }
 }
 
 func resticTool(t *tool, tree string) {
@@ -169,6 +171,7 @@ func borgTool(t *tool, tree string) {
 	t.readData = []string{"check", "--verify-data"}
 	t.mount = func(n int, dir string) []string { return []string{"mount", "--foreground", archive(n), dir} }
 	t.mounted = func(dir string) string { return exists(filepath.Join(dir, tree)) }
+	t.umount = func(dir string) []string { return []string{"umount", dir} } // it may not hear a SIGINT
 }
 
 // countArray counts the elements of a JSON array.

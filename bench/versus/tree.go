@@ -134,8 +134,8 @@ func systemDirs(goroot string) []string {
 // Contents, permissions and times of files are kept, and symbolic links; owners,
 // extended attributes and hard links are not.
 type copier struct {
-	dst          string
-	files, bytes int64   // at most
+	files, bytes int64   // at most, together
+	largest      int64   // bytes of a file at most
 	keep         float64 // share of the files that is copied, chosen by a hash of their path
 	done         tally
 }
@@ -143,18 +143,25 @@ type copier struct {
 // copyTree copies each source to a folder of its own name below dst. If they
 // hold more than files or bytes, a sample is taken across all of them.
 func copyTree(ctx context.Context, dst string, sources []string, files, bytes int64) (tally, error) {
-	var all tally
+	var all, small tally
+	c := &copier{files: files, bytes: bytes, largest: unlimited, keep: 1}
 	for _, src := range sources {
 		err := eachFile(ctx, src, func(_ string, info fs.FileInfo) error {
 			all.add(info.Mode(), info.Size())
+			if info.Size() <= bytes/20 {
+				small.add(info.Mode(), info.Size())
+			}
 			return nil
 		})
 		if err != nil {
 			return tally{}, err
 		}
 	}
-	c := &copier{dst: dst, files: files, bytes: bytes}
-	c.keep = min(1, float64(files)/float64(max(all.Files+all.Links, 1)), float64(bytes)/float64(max(all.Bytes, 1)))
+	if all.Files+all.Links > files || all.Bytes > bytes {
+		// A few huge files must not take the place of all others.
+		c.largest = bytes / 20
+		c.keep = min(1, float64(files)/float64(max(small.Files+small.Links, 1)), float64(bytes)/float64(max(small.Bytes, 1)))
+	}
 	for i, src := range sources {
 		if err := c.copyDir(ctx, src, filepath.Join(dst, fmt.Sprintf("%d-%s", i, filepath.Base(src)))); err != nil {
 			return tally{}, err
@@ -204,7 +211,7 @@ func (c *copier) copyDir(ctx context.Context, src, dst string) error {
 		if !info.Mode().IsRegular() {
 			size = 0
 		}
-		if c.done.Files+c.done.Links >= c.files || c.done.Bytes+size > c.bytes || !chosen(rel, c.keep) {
+		if c.done.Files+c.done.Links >= c.files || c.done.Bytes+size > c.bytes || size > c.largest || !chosen(rel, c.keep) {
 			return nil
 		}
 		to := filepath.Join(dst, rel)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -199,16 +198,4 @@ func (a *app) promptPassword(prompt string, twice bool) (string, error) {
 		return "", errors.New("an empty password protects nothing: give one, or --no-password")
 	}
 	return s, nil
-}
-
-// confirm asks on a terminal; without one the answer is no.
-func (a *app) confirm(question string) bool {
-	f, ok := a.stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return false
-	}
-	fmt.Fprintf(a.stderr, "%s [y/N] ", question)
-	line, _ := bufio.NewReader(f).ReadString('\n')
-	line = strings.ToLower(strings.TrimSpace(line))
-	return line == "y" || line == "yes"
 }

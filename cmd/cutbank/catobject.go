@@ -245,7 +245,7 @@ func maskedBody(kind seal.Kind, body []byte) (any, error) {
 	return m, nil
 }
 
-// mask replaces the fields that are not shown by their lengths.
+// mask replaces the values of the fields that are not shown.
 func mask(m map[string]any, prefix string, shown []string) {
 	for key, v := range m {
 		name := prefix + key

@@ -163,7 +163,7 @@ func numberOf(n tree.Node) (number uint64, ok bool) {
 
 const (
 	recentShards = 16
-	recentNodes  = 1024 // a generation of a shard; two generations are kept
+	recentNodes  = 512 // a generation of a shard; two generations are kept
 )
 
 // recent keeps the nodes used last, at most 2*recentShards*recentNodes, in two

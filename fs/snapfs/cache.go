@@ -69,7 +69,7 @@ type Cache struct {
 	c Chunks
 
 	mu    sync.Mutex
-	limit int
+	items int // in all pages kept
 	byID  map[chunk.ID]*list.Element
 	lru   *list.List
 }
@@ -79,12 +79,12 @@ type cachedPage struct {
 	page *page
 }
 
-// pageLimit is how many decoded pages are kept: about 15 KB each.
-const pageLimit = 2048
+// itemLimit is how many items of decoded pages are kept: half a kilobyte each.
+const itemLimit = 48 << 10
 
 // NewCache returns a Cache over c.
 func NewCache(c Chunks) *Cache {
-	return &Cache{c: c, limit: pageLimit, byID: map[chunk.ID]*list.Element{}, lru: list.New()}
+	return &Cache{c: c, byID: map[chunk.ID]*list.Element{}, lru: list.New()}
 }
 
 // page returns the page of that ID, which must be of that kind and level;
@@ -126,9 +126,10 @@ func (c *Cache) add(id chunk.ID, pg *page) {
 		return
 	}
 	c.byID[id] = c.lru.PushFront(&cachedPage{id, pg})
-	for c.lru.Len() > c.limit {
+	for c.items += len(pg.starts); c.items > itemLimit && c.lru.Len() > 1; {
 		el := c.lru.Back()
-		c.lru.Remove(el)
-		delete(c.byID, el.Value.(*cachedPage).id)
+		old := c.lru.Remove(el).(*cachedPage)
+		c.items -= len(old.page.starts)
+		delete(c.byID, old.id)
 	}
 }

@@ -17,11 +17,11 @@ const readAhead = 4 << 20
 
 func (n *node) Extents(ctx context.Context, off int64) iter.Seq2[tree.Extent, error] {
 	return func(yield func(tree.Extent, error) bool) {
-		if n.attr.Kind != tree.File {
+		if n.e.Kind != tree.File {
 			yield(tree.Extent{}, n.fail("extents", syscall.EINVAL))
 			return
 		}
-		if off < 0 || off >= n.attr.Size {
+		if off < 0 || off >= n.e.Size {
 			return
 		}
 		if n.e.Recipe.IsZero() {
@@ -37,8 +37,8 @@ func (n *node) Extents(ctx context.Context, off int64) iter.Seq2[tree.Extent, er
 			end = x.Off + x.Len
 			return yield(x, err)
 		})
-		if ok && end != n.attr.Size {
-			yield(tree.Extent{}, n.fail("read", fmt.Errorf("the recipe describes %d bytes of %d: %w", end, n.attr.Size, chunk.ErrCorrupt)))
+		if ok && end != n.e.Size {
+			yield(tree.Extent{}, n.fail("read", fmt.Errorf("the recipe describes %d bytes of %d: %w", end, n.e.Size, chunk.ErrCorrupt)))
 		}
 	}
 }
@@ -72,16 +72,16 @@ func (n *node) extents(ctx context.Context, id chunk.ID, level int, off, start i
 
 func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	switch {
-	case n.attr.Kind == tree.Dir:
+	case n.e.Kind == tree.Dir:
 		return 0, n.fail("read", syscall.EISDIR)
-	case n.attr.Kind != tree.File || off < 0:
+	case n.e.Kind != tree.File || off < 0:
 		return 0, n.fail("read", syscall.EINVAL)
-	case off >= n.attr.Size:
+	case off >= n.e.Size:
 		return 0, io.EOF
 	}
 	want := p
-	if int64(len(p)) > n.attr.Size-off {
-		want = p[:n.attr.Size-off]
+	if int64(len(p)) > n.e.Size-off {
+		want = p[:n.e.Size-off]
 	}
 	done := 0
 	for x, err := range n.Extents(ctx, off) {
@@ -135,7 +135,7 @@ func (n *node) fill(ctx context.Context, dst []byte, x tree.Extent, from int64) 
 func (n *node) prefetch(ctx context.Context, off, done int64) {
 	end := off + done
 	last := n.next.Swap(end)
-	if end >= n.attr.Size || off != 0 && (off < last-readAhead/2 || off > last+readAhead/2) {
+	if end >= n.e.Size || off != 0 && (off < last-readAhead/2 || off > last+readAhead/2) {
 		return
 	}
 	ahead := n.ahead.Load()

@@ -25,8 +25,7 @@ type snapshot struct {
 // node is a tree.Numbered, tree.Extenter and tree.Totaler.
 type node struct {
 	s      *snapshot
-	e      *tree.Entry
-	attr   tree.Attr
+	e      tree.Entry // a copy: nodes outlive pages
 	n      uint64
 	parent *node // nil for the root
 
@@ -50,8 +49,8 @@ func (c *Cache) Open(ctx context.Context, root chunk.ID) (tree.Numbered, error) 
 		return nil, fmt.Errorf("root of the tree: page %s is none: %w", root, chunk.ErrCorrupt)
 	}
 	s := &snapshot{c: c}
-	s.root = &node{s: s, e: &pg.Entries[0], attr: pg.Entries[0].Attr}
-	s.root.attr.Name, s.root.attr.Ino = "", 1
+	s.root = &node{s: s, e: pg.Entries[0]}
+	s.root.e.Name, s.root.e.Ino = "", 1
 	return s.root, nil
 }
 
@@ -64,9 +63,9 @@ func (n *node) child(ctx context.Context, e *tree.Entry, number uint64) (*node, 
 		if ctx.Err() != nil {
 			return nil, ctx.Err() // a number once given out must not change
 		}
-		if err == nil && first.attr.Kind == c.attr.Kind {
+		if err == nil && first.e.Kind == c.e.Kind {
 			c.n = first.n
-			c.attr.Ino = c.n + 1
+			c.e.Ino = c.n + 1
 		}
 	}
 	return c, nil
@@ -74,8 +73,8 @@ func (n *node) child(ctx context.Context, e *tree.Entry, number uint64) (*node, 
 
 // place is child without a look at hard links.
 func (n *node) place(e *tree.Entry, number uint64) *node {
-	c := &node{s: n.s, e: e, attr: e.Attr, n: number, parent: n}
-	c.attr.Ino = number + 1
+	c := &node{s: n.s, e: *e, n: number, parent: n}
+	c.e.Ino = number + 1
 	return c
 }
 
@@ -132,7 +131,7 @@ func (n *node) path() string {
 	}
 	var parts []string
 	for ; n.parent != nil; n = n.parent {
-		parts = append(parts, n.attr.Name)
+		parts = append(parts, n.e.Name)
 	}
 	slices.Reverse(parts)
 	return strings.Join(parts, "/")
@@ -142,7 +141,7 @@ func (n *node) fail(op string, err error) error {
 	return &fs.PathError{Op: op, Path: n.path(), Err: err}
 }
 
-func (n *node) Attr() *tree.Attr { return &n.attr }
+func (n *node) Attr() *tree.Attr { return &n.e.Attr }
 
 func (n *node) Number() uint64 { return n.n }
 
@@ -180,7 +179,7 @@ func (n *node) lookup(ctx context.Context, name string) (*node, error) {
 
 // find returns the entry of that name, and its place in preorder.
 func (n *node) find(ctx context.Context, name string) (*tree.Entry, uint64, error) {
-	if n.attr.Kind != tree.Dir {
+	if n.e.Kind != tree.Dir {
 		return nil, 0, syscall.ENOTDIR
 	}
 	if n.e.Root.IsZero() {
@@ -254,7 +253,7 @@ func (n *node) below(ctx context.Context, number uint64) (*node, error) {
 
 func (n *node) Entries(ctx context.Context, from int64) iter.Seq2[tree.Node, error] {
 	return func(yield func(tree.Node, error) bool) {
-		if n.attr.Kind != tree.Dir {
+		if n.e.Kind != tree.Dir {
 			yield(nil, n.fail("readdir", syscall.ENOTDIR))
 			return
 		}

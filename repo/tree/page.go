@@ -291,6 +291,7 @@ func ParsePage(p []byte) (*Page, error) {
 		return nil, errPage
 	}
 	p = p[3+n:]
+	pg.reserve(int(min(count, 128)))
 	var off int64
 	for range count {
 		l, n := binary.Uvarint(p)
@@ -306,6 +307,20 @@ func ParsePage(p []byte) (*Page, error) {
 		return nil, errPage
 	}
 	return pg, nil
+}
+
+// reserve makes room for n items.
+func (pg *Page) reserve(n int) {
+	switch {
+	case pg.Level > 0:
+		pg.Refs = make([]Ref, 0, n)
+	case pg.Kind == DirPage:
+		pg.Entries = make([]Entry, 0, n)
+	case pg.Kind == RecipePage:
+		pg.Extents = make([]Extent, 0, n)
+	case pg.Kind == WitnessPage:
+		pg.Witness = make([]Witness, 0, n)
+	}
 }
 
 func (pg *Page) item(p []byte, off *int64) error {

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A tool that does nothing, and says that all went well, must fail everywhere.
+func TestIdleToolFails(t *testing.T) {
+	ctx := context.Background()
+	b := &bench{dir: t.TempDir(), tree: t.TempDir(), run: 1, opt: options{timeout: time.Minute}, log: io.Discard, report: func(measurement) {}}
+	plant(t, b.tree, 5, 10)
+	var err error
+	if b.whole, err = tallyDir(ctx, b.tree); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range toolNames {
+		tl, err := newTool(name, "true", filepath.Join(b.dir, name), b.tree)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(tl.repo(), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(tl.repo(), "data"), make([]byte, 100), 0o400); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range steps {
+			if s.key == "verify" {
+				continue // its exit code is all there is
+			}
+			p := &participant{name: name, tool: tl, snapshots: 2}
+			if _, err := s.do(ctx, b, p); err == nil {
+				t.Errorf("%s: %s: no error", name, s.title)
+			}
+		}
+		left, err := os.ReadFile(filepath.Join(tl.repo(), "data"))
+		if err != nil || !bytes.Equal(left, make([]byte, 100)) {
+			t.Errorf("%s: verify left the repository changed: %v, %v", name, left, err)
+		}
+	}
+	if err := b.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFailureEndsATool(t *testing.T) {
+	var got []measurement
+	b := &bench{dir: t.TempDir(), run: 1, opt: options{timeout: time.Minute}, log: io.Discard, report: func(m measurement) { got = append(got, m) }}
+	tl, err := newTool("restic", "false", filepath.Join(b.dir, "restic"), "/tree")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &participant{name: "restic", tool: tl}
+	for _, s := range steps {
+		if err := b.step(context.Background(), s, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, m := range got {
+		if m.Err == "" || m.Skip != (i > 0) {
+			t.Errorf("%+v: want an error first, then nothing tried", m)
+		}
+	}
+	if len(got) != len(steps) {
+		t.Errorf("%d measurements, want %d", len(got), len(steps))
+	}
+}
+
+func TestStepTimeout(t *testing.T) {
+	b := &bench{dir: t.TempDir(), run: 1, opt: options{timeout: 50 * time.Millisecond}, log: io.Discard, report: func(measurement) {}}
+	s := step{key: "walk", do: func(ctx context.Context, _ *bench, _ *participant) (usage, error) {
+		return command{args: []string{"sleep", "60"}}.run(ctx, nil)
+	}}
+	if err := b.step(context.Background(), s, &participant{name: disk}); err != nil {
+		t.Fatal(err)
+	}
+	if m := b.found[0]; !strings.Contains(m.Err, "-timeout") {
+		t.Errorf("%+v: want an error that names the flag", m)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := b.step(ctx, s, &participant{name: disk}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v of a bench that is interrupted", err)
+	}
+}
+
+func TestCounts(t *testing.T) {
+	for _, c := range []struct {
+		tool, list string
+		want       int
+		fail       bool
+	}{
+		{"cutbank", `{"v":1,"type":"snapshot"}` + "\n" + `{"v":1,"type":"warning"}` + "\n" + `{"v":1,"type":"snapshot"}` + "\n", 2, false},
+		{"restic", `[{"id":"1"},{"id":"2"},{"id":"3"}]`, 3, false},
+		{"restic", "null", 0, false},
+		{"kopia", "no snapshots", 0, true},
+		{"borg", "bench-1\nbench-2\n", 2, false},
+		{"borg", "", 0, false},
+	} {
+		tl, err := newTool(c.tool, "true", t.TempDir(), "/tree")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := tl.count([]byte(c.list))
+		if got != c.want || (err != nil) != c.fail {
+			t.Errorf("%s %q: got %d, %v", c.tool, c.list, got, err)
+		}
+	}
+}
+
+func TestFlags(t *testing.T) {
+	for _, args := range []string{"-runs 0", "-change 1.5", "-tools none", "-tools cutbank,cutbank", "-timeout -1s", "stray", "-files -1", "-no-such-flag"} {
+		if _, err := parse(strings.Fields(args), io.Discard); err == nil {
+			t.Errorf("%s: no error", args)
+		}
+	}
+	for _, c := range []struct {
+		args         string
+		files, bytes int64
+	}{
+		{"-tools cutbank", 60_000, 1_500_000_000},
+		{"-tools cutbank -quick", 2_000, 50_000_000},
+		{"-tools cutbank -quick -files 5", 5, 50_000_000},
+		{"-tools cutbank -tree /x", unlimited, unlimited},
+		{"-tools cutbank -tree /x -bytes 7", unlimited, 7},
+	} {
+		opt, err := parse(strings.Fields(c.args), io.Discard)
+		if err != nil || opt.files != c.files || opt.bytes != c.bytes || !slices.Equal(opt.tools, []string{"cutbank"}) {
+			t.Errorf("%s: got %+v, %v", c.args, opt, err)
+		}
+	}
+}
+
+// TestQuick is the whole program on a small tree, with cutbank alone.
+func TestQuick(t *testing.T) {
+	if os.Getenv("CUTBANK_SLOW") == "" {
+		t.Skip("builds cutbank and runs every step: set CUTBANK_SLOW=1")
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
+		const missing = "/dev/fuse and root are missing: nothing can be mounted"
+		if slices.Contains(strings.Split(os.Getenv("CUTBANK_REQUIRE"), ","), "fuse") {
+			t.Fatal(missing)
+		}
+		t.Skip(missing)
+	}
+	tmp := t.TempDir()
+	var stdout, stderr bytes.Buffer
+	code := run(context.Background(), []string{"-quick", "-tools", "cutbank", "-json", "-tmp", tmp}, &stdout, &stderr)
+	if code != exitDone {
+		t.Fatalf("exit code %d\n%s", code, stderr.String())
+	}
+	seen := map[string]measurement{}
+	for line := range bytes.Lines(stdout.Bytes()) {
+		var m measurement
+		if err := json.Unmarshal(line, &m); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if m.Type == "measurement" && m.Tool == "cutbank" {
+			seen[m.Step] = m
+		}
+	}
+	for _, s := range steps {
+		m, ok := seen[s.key]
+		switch {
+		case !ok || m.Err != "":
+			t.Errorf("%s: %+v", s.title, m)
+		case m.Peak < 1<<20 || s.snapshot && m.Repo < 1<<20 || s.key != "umount" && m.Wall <= 0:
+			t.Errorf("%s: implausible: %+v", s.title, m)
+		}
+	}
+	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}

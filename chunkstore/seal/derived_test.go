@@ -1,8 +1,0 @@
-package seal_test
-
-const (
-	derivedData  = ""
-	derivedTree  = ""
-	derivedList  = ""
-	derivedOwner = ""
-)
