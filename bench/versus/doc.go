@@ -15,6 +15,6 @@
 // of their own: nothing of the user's settings, caches or repositories is read
 // or written. The source tree is a copy.
 //
-// What the program never does: import a tool's code, or cutbank's. It knows
-// commands only.
+// What the program never does: import cutbank's packages, or another tool's. It
+// knows their commands only; what changes the tree is that of the tests.
 package main

@@ -25,6 +25,7 @@ type page struct {
 	starts []uint64 // nodes of a directory, bytes of a recipe
 	items  []uint64 // leaf items; nil for leaves
 	total  uint64
+	cost   int // half kilobytes of memory, about
 }
 
 func newPage(p *tree.Page) (*page, error) {
@@ -69,7 +70,7 @@ type Cache struct {
 	c Chunks
 
 	mu    sync.Mutex
-	items int // in all pages kept
+	cost  int // of all pages kept
 	byID  map[chunk.ID]*list.Element
 	lru   *list.List
 }
@@ -79,8 +80,9 @@ type cachedPage struct {
 	page *page
 }
 
-// itemLimit is how many items of decoded pages are kept: half a kilobyte each.
-const itemLimit = 48 << 10
+// costLimit is how many half kilobytes of decoded pages are kept: an item takes
+// one, or more if it is long.
+const costLimit = 48 << 10
 
 // NewCache returns a Cache over c.
 func NewCache(c Chunks) *Cache {
@@ -111,6 +113,7 @@ func (c *Cache) page(ctx context.Context, id chunk.ID, kind tree.PageKind, level
 		if pg, err = newPage(p); err != nil {
 			return nil, fmt.Errorf("page %s: %w", id, err)
 		}
+		pg.cost = max(len(pg.starts), 1+len(b)/512)
 		c.add(id, pg)
 	}
 	if pg.Kind != kind || level >= 0 && pg.Level != level {
@@ -126,10 +129,10 @@ func (c *Cache) add(id chunk.ID, pg *page) {
 		return
 	}
 	c.byID[id] = c.lru.PushFront(&cachedPage{id, pg})
-	for c.items += len(pg.starts); c.items > itemLimit && c.lru.Len() > 1; {
+	for c.cost += pg.cost; c.cost > costLimit && c.lru.Len() > 1; {
 		el := c.lru.Back()
 		old := c.lru.Remove(el).(*cachedPage)
-		c.items -= len(old.page.starts)
+		c.cost -= old.page.cost
 		delete(c.byID, old.id)
 	}
 }

@@ -272,7 +272,7 @@ type Page struct {
 
 // ParsePage decodes a page and checks that it is what a writer could have
 // written: names in order, counts that fit. It keeps no reference to p and
-// allocates at most 256 bytes for each byte of it; pages of several entries,
+// allocates at most 512 bytes for each byte of it; pages of several entries,
 // extents or references have 64 KiB at most. Damage is chunk.ErrCorrupt, a kind
 // or version of a newer program ErrVersion.
 func ParsePage(p []byte) (*Page, error) {
