@@ -46,7 +46,7 @@ repo/tree                                       < fs/tarball;
 # Who joins the rooms.
 chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend, chunkstore/backend/local,
 index, repo, repo/tree, snapshotter, snapshotter/source,
-fs/snapfs, fs/mount, fs/restore, fs/diff, fs/tarball, bench < cmd/cutbank;
+fs/snapfs, fs/mount, fs/restore, fs/diff, fs/tarball, bench/dedup < cmd/cutbank;
 chunkstore/chunk, chunkstore/seal, repo/tree, snapshotter/source, test/gen < bench/...;
 
 # What only tests (and bench, for its trees) may have.

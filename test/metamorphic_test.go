@@ -59,6 +59,7 @@ func workers(n int) func(*snapshotter.Options) {
 // TestSameTree makes snapshots of one tree, then of the same tree grown older,
 // in many ways: each must have the same roots.
 func TestSameTree(t *testing.T) {
+	t.Parallel()
 	dir := grown(t, 11)
 	params, err := chunk.NewParams(chunk.Rabin, 16<<10, seeded(3))
 	if err != nil {
@@ -170,6 +171,7 @@ func (w watched) Entries(ctx context.Context, from int64) iter.Seq2[tree.Node, e
 // TestUnchangedFilesAreNotOpened opens only what changed, and stores nothing
 // for what did not.
 func TestUnchangedFilesAreNotOpened(t *testing.T) {
+	t.Parallel()
 	dir := grown(t, 12)
 	r := initRepo(t, backend.NewMem(), small(t))
 	o := &opened{}
@@ -236,6 +238,7 @@ func nodeAt(ctx context.Context, n tree.Node, path string) (tree.Node, error) {
 // cache. Files that vanish cost nothing; an index that forgets everything may
 // cost storing again what it knew, but never changes a tree.
 func TestIndexLostInTheMiddle(t *testing.T) {
+	t.Parallel()
 	dir := grown(t, 13)
 	for _, forget := range []bool{false, true} {
 		b := backend.NewMem()
@@ -280,6 +283,7 @@ func TestIndexLostInTheMiddle(t *testing.T) {
 // TestTwoSnapshotsAtOnce writes two different trees, with much in common, into
 // one repository, while others read: nobody waits for or refuses another.
 func TestTwoSnapshotsAtOnce(t *testing.T) {
+	t.Parallel()
 	dirs := []string{grown(t, 14), grown(t, 14)}
 	if _, err := gen.Mutate(dirs[1], 1, 0.3); err != nil {
 		t.Fatal(err)

@@ -51,6 +51,7 @@ func (c *cli) restored(what, snapshot, src string) {
 // nothing is damaged, the next run goes on, and what was stored is not stored
 // twice.
 func TestKilledSnapshots(t *testing.T) {
+	t.Parallel()
 	kills, size := 10, 40
 	if slow() {
 		kills, size = 30, 100
@@ -62,7 +63,7 @@ func TestKilledSnapshots(t *testing.T) {
 	bulk(t, old, 1, 3)
 	bulk(t, src, 2, size)
 	c := newCLI(t)
-	c.run("init")
+	c.init()
 	c.run("snapshot", "--name", "old", old)
 	took := 300 * time.Millisecond
 	killed, finished := 0, 0
@@ -121,10 +122,11 @@ func TestKilledSnapshots(t *testing.T) {
 // TestInterrupted sends Ctrl-C to a snapshot: it says so, leaves no intent, and
 // the next run goes on.
 func TestInterrupted(t *testing.T) {
+	t.Parallel()
 	src := t.TempDir()
 	bulk(t, src, 3, 60)
 	c := newCLI(t)
-	c.run("init")
+	c.init()
 	interrupted := 0
 	for wait := 400 * time.Millisecond; wait > 20*time.Millisecond; wait /= 2 {
 		p := c.start("snapshot", "--name", "host", src, "--no-parent")
@@ -157,13 +159,14 @@ func TestInterrupted(t *testing.T) {
 
 // TestFullDisk fills the disk that the repository lies on.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	base := t.TempDir()
 	old, src := base+"/old", base+"/src"
 	bulk(t, old, 4, 3)
 	bulk(t, src, 5, 40)
 	c := newCLI(t)
 	tmpfs(t, c.repo, "16m")
-	c.run("init")
+	c.init()
 	c.run("snapshot", "--name", "old", old)
 	_, stderr, code := c.try("snapshot", "--name", "host", src)
 	if code != 1 || !strings.Contains(stderr, "full") || !strings.Contains(stderr, "free some space") {
@@ -207,13 +210,14 @@ func TestFullDisk(t *testing.T) {
 // TestFullCacheDisk gives local state no room at all: everything works, only
 // slower.
 func TestFullCacheDisk(t *testing.T) {
+	t.Parallel()
 	src := t.TempDir()
 	bulk(t, src, 6, 10)
 	c := newCLI(t)
 	cache := t.TempDir()
 	tmpfs(t, cache, "64k")
 	c.env = append(c.env, "CUTBANK_CACHE_DIR="+cache)
-	c.run("init")
+	c.init()
 	c.run("snapshot", "--name", "host", src)
 	f, err := os.Create(cache + "/filler")
 	if err != nil {
@@ -232,11 +236,12 @@ func TestFullCacheDisk(t *testing.T) {
 // TestKilledMount kills a mount: its mountpoint is dead, and the next mount
 // cleans it.
 func TestKilledMount(t *testing.T) {
+	t.Parallel()
 	needFuse(t)
 	src, mnt := t.TempDir(), t.TempDir()
 	bulk(t, src, 8, 2)
 	c := newCLI(t)
-	c.run("init")
+	c.init()
 	c.run("snapshot", "--name", "host", src)
 	file := mnt + "/host/latest" + src + "/part0/file0"
 	m := c.mount(mnt)
@@ -282,10 +287,10 @@ func TestLongMount(t *testing.T) {
 	needFuse(t)
 	src, mnt := t.TempDir(), t.TempDir()
 	c := newCLI(t)
-	c.run("init")
+	c.init()
 	m := c.mount(mnt)
 	defer m.stop()
-	for i := range 3 {
+	for i := range 2 {
 		bulk(t, src, 10+uint64(i), 2+i)
 		if _, err := os.Stat(fmt.Sprintf("%s/host%d", mnt, i)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("host%d: %v", i, err)
@@ -304,6 +309,7 @@ func TestLongMount(t *testing.T) {
 // TestProcessesBesideEachOther runs everything at once on one repository, with
 // one cache: none waits for or refuses another.
 func TestProcessesBesideEachOther(t *testing.T) {
+	t.Parallel()
 	needFuse(t)
 	base, mnt := t.TempDir(), t.TempDir()
 	size, rounds := 8, 2
@@ -313,7 +319,7 @@ func TestProcessesBesideEachOther(t *testing.T) {
 	first := base + "/first"
 	bulk(t, first, 20, size)
 	c := newCLI(t)
-	c.run("init")
+	c.init()
 	c.run("snapshot", "--name", "first", first)
 	m := c.mount(mnt)
 	defer m.stop()

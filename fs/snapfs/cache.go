@@ -69,10 +69,10 @@ func newPage(p *tree.Page) (*page, error) {
 type Cache struct {
 	c Chunks
 
-	mu    sync.Mutex
-	cost  int // of all pages kept
-	byID  map[chunk.ID]*list.Element
-	lru   *list.List
+	mu   sync.Mutex
+	cost int // of all pages kept
+	byID map[chunk.ID]*list.Element
+	lru  *list.List
 }
 
 type cachedPage struct {

@@ -179,8 +179,10 @@ func parseEntry(p []byte) (Entry, error) {
 		if allocated > 0 {
 			e.Allocated = int64(allocated-1) * 512
 		}
+	} else {
+		e.Size = 0 // check sets that of a symlink
 	}
-	if e.Nlink == 0 {
+	if e.Nlink == 0 || e.Kind == Dir {
 		e.Nlink = 1
 	}
 	return e, e.check()
