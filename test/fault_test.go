@@ -13,6 +13,7 @@ import (
 	"github.com/cutbankfs/cutbank/chunkstore/backend/backendtest"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 	"github.com/cutbankfs/cutbank/repo"
+	"github.com/cutbankfs/cutbank/snapshotter"
 )
 
 // copyOf returns a Mem that holds what b holds.
@@ -34,6 +35,26 @@ func copyOf(t testing.TB, b backend.Backend) *backend.Mem {
 	return m
 }
 
+// many makes so many snapshots that the next one merges index segments.
+func (st *stage) many(t testing.TB) {
+	t.Helper()
+	r := open(t, st.before)
+	dir := t.TempDir()
+	for i := range 63 {
+		if err := os.WriteFile(fmt.Sprintf("%s/file%d", dir, i), fmt.Appendf(nil, "file %d", i), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		snapshot(t, r, live(t, dir), func(o *snapshotter.Options) { o.Name = "other" })
+	}
+	n := 0
+	for range st.before.List(t.Context(), "index/") {
+		n++
+	}
+	if n != 64 {
+		t.Fatalf("%d segments, want 64", n)
+	}
+}
+
 // stage is where sweeps play: a repository with one snapshot, and the tree
 // that it was made of, as it was then and as it is now.
 type stage struct {
@@ -45,9 +66,16 @@ type stage struct {
 func newStage(t testing.TB) *stage {
 	t.Helper()
 	st := &stage{old: t.TempDir(), now: t.TempDir(), before: backend.NewMem()}
-	little(t, st.old, 1)
-	little(t, st.now, 1)
+	for _, dir := range []string{st.old, st.now} {
+		little(t, dir, 1)
+		if slow() {
+			bulk(t, dir, 70, 3) // so many packs that segments are published on the way
+		}
+	}
 	little(t, st.now, 2)
+	if slow() {
+		bulk(t, st.now, 71, 3)
+	}
 	st.first = snapshot(t, initRepo(t, st.before, small(t)), live(t, st.old), nil)
 	return st
 }
@@ -233,44 +261,59 @@ func TestFaultSweep(t *testing.T) {
 	st := newStage(t)
 	for _, j := range jobs {
 		for _, after := range []bool{false, true} {
-			name := j.name + ", nothing done"
-			if after {
-				name = j.name + ", answer lost"
-			}
-			t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			t.Run(strings.ReplaceAll(j.name, " ", "-")+map[bool]string{true: ",answer-lost"}[after], func(t *testing.T) {
 				t.Parallel()
-				failed := 0
-				for n := 1; ; n++ {
-					mem := backend.NewMem()
-					if !j.empty {
-						mem = copyOf(t, st.before)
-					}
-					f := backendtest.NewFaulty(mem, backendtest.Faults{Call: n, After: after})
-					rec := backendtest.NewRecorder(f)
-					err := j.run(t, st, rec)
-					if f.Calls() < n {
-						if err != nil {
-							t.Errorf("without a fault: %v", err)
-						}
-						t.Logf("%d calls, %d of them failed the job", n-1, failed)
-						return
-					}
-					if err != nil {
-						failed++
-						if !errors.Is(err, backendtest.ErrInjected) {
-							t.Errorf("call %d: the error hides what happened: %v", n, err)
-						}
-					}
-					what := failedCall(rec)
-					if left := intents(t, mem); left > 0 && !strings.HasPrefix(what, "remove") {
-						t.Errorf("call %d, %s, failed: %d intents are left", n, what, left)
-					}
-					st.healthy(t, fmt.Sprintf("call %d, %s, failed (%v)", n, what, err), j, mem)
-					if t.Failed() {
-						return
-					}
-				}
+				st.sweep(t, j, after, 1)
 			})
+		}
+	}
+}
+
+// TestMergeSweep is the same for a snapshot that merges index segments. The
+// ordinary run fails some of the calls.
+func TestMergeSweep(t *testing.T) {
+	t.Parallel()
+	st := newStage(t)
+	st.many(t)
+	step := 23
+	if slow() {
+		step = 1
+	}
+	st.sweep(t, jobs[1], false, step)
+	st.sweep(t, jobs[1], true, step)
+}
+
+// sweep fails every step-th call of a job.
+func (st *stage) sweep(t *testing.T, j job, after bool, step int) {
+	failed := 0
+	for n := 1; ; n += step {
+		mem := backend.NewMem()
+		if !j.empty {
+			mem = copyOf(t, st.before)
+		}
+		f := backendtest.NewFaulty(mem, backendtest.Faults{Call: n, After: after})
+		rec := backendtest.NewRecorder(f)
+		err := j.run(t, st, rec)
+		if f.Calls() < n {
+			if err != nil {
+				t.Errorf("without a fault: %v", err)
+			}
+			t.Logf("%d calls, answer lost: %v, %d of those that failed failed the job", f.Calls(), after, failed)
+			return
+		}
+		if err != nil {
+			failed++
+			if !errors.Is(err, backendtest.ErrInjected) {
+				t.Errorf("call %d: the error hides what happened: %v", n, err)
+			}
+		}
+		what := failedCall(rec)
+		if left := intents(t, mem); left > 0 && !strings.HasPrefix(what, "remove") {
+			t.Errorf("call %d, %s, failed: %d intents are left", n, what, left)
+		}
+		st.healthy(t, fmt.Sprintf("call %d, %s, failed (%v)", n, what, err), j, mem)
+		if t.Failed() {
+			return
 		}
 	}
 }

@@ -136,9 +136,26 @@ func (s *Server) node(ctx context.Context, id uint64) (known, error) {
 	if err != nil {
 		return known{}, err
 	}
-	k := known{node: n, slot: sl}
+	k := s.placed(known{node: n, slot: sl})
 	s.recent.put(id, k)
 	return k, nil
+}
+
+// placed adds where a node is listed, if it knows that.
+func (s *Server) placed(k known) known {
+	p, ok := k.node.(tree.Placed)
+	if !ok {
+		return k
+	}
+	parent, index := p.Place()
+	if parent == nil || parent.Number() > numberMask {
+		return k
+	}
+	k.dir, k.index = k.slot.idOf(parent.Number()), index
+	if r := k.slot.root.Load(); r != nil && s.fixed != nil && (*r).Number() == parent.Number() {
+		k.dir = fuse.FUSE_ROOT_ID
+	}
+	return k
 }
 
 // split returns the snapshot of a node ID, nil if there is none, and the

@@ -112,7 +112,7 @@ func (s ops) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *
 		}
 		return s.failChild(h.NodeId, dir, name, err)
 	}
-	if !s.fillEntry(out, dir.slot, known{node: child, slot: dir.slot}) {
+	if !s.fillEntry(out, dir.slot, s.placed(known{node: child, slot: dir.slot})) {
 		return s.failChild(h.NodeId, dir, name, errUnnumbered)
 	}
 	return fuse.OK

@@ -28,6 +28,7 @@ type node struct {
 	e      tree.Entry // a copy: nodes outlive pages
 	n      uint64
 	parent *node // nil for the root
+	index  int64 // among the parent's entries
 
 	next  atomic.Int64 // where a sequential reader would go on
 	ahead atomic.Int64 // up to where chunks were asked for in advance
@@ -37,6 +38,7 @@ var (
 	_ tree.Numbered = (*node)(nil)
 	_ tree.Extenter = (*node)(nil)
 	_ tree.Totaler  = (*node)(nil)
+	_ tree.Placed   = (*node)(nil)
 )
 
 // Open returns the root of the tree whose root page is that of a record.
@@ -56,8 +58,8 @@ func (c *Cache) Open(ctx context.Context, root chunk.ID) (tree.Numbered, error) 
 
 // child makes the node of an entry. The number of a hard link is that of its
 // first name; if that cannot be found for damage, its own.
-func (n *node) child(ctx context.Context, e *tree.Entry, number uint64) (*node, error) {
-	c := n.place(e, number)
+func (n *node) child(ctx context.Context, e *tree.Entry, at spot) (*node, error) {
+	c := n.place(e, at)
 	if e.Link != "" {
 		first, err := c.scope().walk(ctx, e.Link)
 		if ctx.Err() != nil {
@@ -71,10 +73,27 @@ func (n *node) child(ctx context.Context, e *tree.Entry, number uint64) (*node, 
 	return c, nil
 }
 
+// spot is where an entry stands: in preorder, and among its directory's.
+type spot struct{ number, index uint64 }
+
+// skip goes over what comes before item i of a page.
+func (s spot) skip(pg *page, i int) spot {
+	s.number += pg.starts[i]
+	if pg.Level == 0 {
+		s.index += uint64(i)
+	} else {
+		s.index += pg.items[i]
+	}
+	return s
+}
+
+// first is where a directory's entries begin.
+func (n *node) first() spot { return spot{n.n + 1, 0} }
+
 // place is child without a look at hard links.
-func (n *node) place(e *tree.Entry, number uint64) *node {
-	c := &node{s: n.s, e: *e, n: number, parent: n}
-	c.e.Ino = number + 1
+func (n *node) place(e *tree.Entry, at spot) *node {
+	c := &node{s: n.s, e: *e, n: at.number, parent: n, index: int64(at.index)}
+	c.e.Ino = at.number + 1
 	return c
 }
 
@@ -91,11 +110,11 @@ func (n *node) scope() *node {
 // first name of a file is none, and a hostile one could lead in a circle.
 func (n *node) walk(ctx context.Context, p string) (*node, error) {
 	for name := range strings.SplitSeq(p, "/") {
-		e, number, err := n.find(ctx, name)
+		e, at, err := n.find(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		n = n.place(e, number)
+		n = n.place(e, at)
 	}
 	return n, nil
 }
@@ -145,6 +164,13 @@ func (n *node) Attr() *tree.Attr { return &n.e.Attr }
 
 func (n *node) Number() uint64 { return n.n }
 
+func (n *node) Place() (tree.Numbered, int64) {
+	if n.parent == nil {
+		return nil, 0
+	}
+	return n.parent, n.index
+}
+
 func (n *node) Totals() tree.Totals { return n.e.Totals() }
 
 // TreeID names what is below a directory: equal IDs, equal trees.
@@ -170,40 +196,40 @@ func (n *node) Lookup(ctx context.Context, name string) (tree.Node, error) {
 }
 
 func (n *node) lookup(ctx context.Context, name string) (*node, error) {
-	e, number, err := n.find(ctx, name)
+	e, at, err := n.find(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	return n.child(ctx, e, number)
+	return n.child(ctx, e, at)
 }
 
-// find returns the entry of that name, and its place in preorder.
-func (n *node) find(ctx context.Context, name string) (*tree.Entry, uint64, error) {
+// find returns the entry of that name, and where it stands.
+func (n *node) find(ctx context.Context, name string) (*tree.Entry, spot, error) {
+	at := n.first()
 	if n.e.Kind != tree.Dir {
-		return nil, 0, syscall.ENOTDIR
+		return nil, at, syscall.ENOTDIR
 	}
 	if n.e.Root.IsZero() {
-		return nil, 0, fs.ErrNotExist
+		return nil, at, fs.ErrNotExist
 	}
-	number := n.n + 1
 	id, level := n.e.Root, -1
 	for {
 		pg, err := n.s.c.page(ctx, id, tree.DirPage, level)
 		if err != nil {
-			return nil, 0, err
+			return nil, at, err
 		}
 		if pg.Level == 0 {
 			i, ok := slices.BinarySearchFunc(pg.Entries, name, func(e tree.Entry, name string) int { return strings.Compare(e.Name, name) })
 			if !ok {
-				return nil, 0, fs.ErrNotExist
+				return nil, at, fs.ErrNotExist
 			}
-			return &pg.Entries[i], number + pg.starts[i], nil
+			return &pg.Entries[i], at.skip(pg, i), nil
 		}
 		i := sort.Search(len(pg.Refs), func(i int) bool { return pg.Refs[i].Last >= name })
 		if i == len(pg.Refs) {
-			return nil, 0, fs.ErrNotExist
+			return nil, at, fs.ErrNotExist
 		}
-		number += pg.starts[i]
+		at = at.skip(pg, i)
 		id, level = pg.Refs[i].ID, pg.Level-1
 	}
 }
@@ -232,20 +258,20 @@ func (n *node) below(ctx context.Context, number uint64) (*node, error) {
 	if n.e.Root.IsZero() {
 		return nil, fs.ErrNotExist
 	}
-	start := n.n + 1
+	at := n.first()
 	id, level := n.e.Root, -1
 	for {
 		pg, err := n.s.c.page(ctx, id, tree.DirPage, level)
 		if err != nil {
 			return nil, err
 		}
-		if number < start || number-start >= pg.total {
-			return nil, fmt.Errorf("page %s holds %d nodes, number %d should be among them: %w", id, pg.total, number-start, chunk.ErrCorrupt)
+		if number < at.number || number-at.number >= pg.total {
+			return nil, fmt.Errorf("page %s holds %d nodes, number %d should be among them: %w", id, pg.total, number-at.number, chunk.ErrCorrupt)
 		}
-		i := sort.Search(len(pg.starts), func(i int) bool { return pg.starts[i] > number-start }) - 1
-		start += pg.starts[i]
+		i := sort.Search(len(pg.starts), func(i int) bool { return pg.starts[i] > number-at.number }) - 1
+		at = at.skip(pg, i)
 		if pg.Level == 0 {
-			return n.child(ctx, &pg.Entries[i], start)
+			return n.child(ctx, &pg.Entries[i], at)
 		}
 		id, level = pg.Refs[i].ID, pg.Level-1
 	}
@@ -260,14 +286,14 @@ func (n *node) Entries(ctx context.Context, from int64) iter.Seq2[tree.Node, err
 		if n.e.Root.IsZero() || from < 0 || uint64(from) >= n.e.Children {
 			return
 		}
-		n.entries(ctx, n.e.Root, -1, uint64(from), n.n+1, yield)
+		n.entries(ctx, n.e.Root, -1, uint64(from), n.first(), yield)
 	}
 }
 
 // entries yields the leaf items of a page from the from-th on and reports
 // whether to go on. Damage of a page is yielded, and the pages behind it are
 // still read.
-func (n *node) entries(ctx context.Context, id chunk.ID, level int, from, number uint64, yield func(tree.Node, error) bool) bool {
+func (n *node) entries(ctx context.Context, id chunk.ID, level int, from uint64, at spot, yield func(tree.Node, error) bool) bool {
 	pg, err := n.s.c.page(ctx, id, tree.DirPage, level)
 	if err != nil {
 		return yield(nil, n.fail("readdir", err)) && ctx.Err() == nil
@@ -276,7 +302,7 @@ func (n *node) entries(ctx context.Context, id chunk.ID, level int, from, number
 		if uint64(i) < from {
 			continue
 		}
-		c, err := n.child(ctx, &pg.Entries[i], number+pg.starts[i])
+		c, err := n.child(ctx, &pg.Entries[i], at.skip(pg, i))
 		if err != nil {
 			yield(nil, n.fail("readdir", err))
 			return false
@@ -293,7 +319,7 @@ func (n *node) entries(ctx context.Context, id chunk.ID, level int, from, number
 		if from > pg.items[i] {
 			skip = from - pg.items[i]
 		}
-		if !n.entries(ctx, pg.Refs[i].ID, pg.Level-1, skip, number+pg.starts[i], yield) {
+		if !n.entries(ctx, pg.Refs[i].ID, pg.Level-1, skip, at.skip(pg, i), yield) {
 			return false
 		}
 	}

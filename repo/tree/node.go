@@ -183,6 +183,12 @@ type Numbered interface {
 	ByNumber(ctx context.Context, n uint64) (Node, error)
 }
 
+// Placed is a Numbered node that knows where it is listed: as the index-th of
+// its parent's entries, from 0 on. A root is listed nowhere: its parent is nil.
+type Placed interface {
+	Place() (parent Numbered, index int64)
+}
+
 // Totals counts what is below and including a node.
 type Totals struct {
 	Nodes uint64 `json:"nodes"` // names: files, directories and all else

@@ -347,7 +347,10 @@ func (pg *Page) item(p []byte, off *int64) error {
 		pg.Entries = append(pg.Entries, e)
 	case RecipePage:
 		x, rest, err := parseExtent(p)
-		if err != nil || len(rest) > 0 {
+		if err != nil {
+			return err
+		}
+		if len(rest) > 0 {
 			return errPage
 		}
 		x.Off = *off
