@@ -22,8 +22,14 @@ type frameID struct {
 type frame struct {
 	chunks [][]byte
 	starts []uint32
-	proven []atomic.Pointer[chunk.ID] // as what each chunk was proven
+	proven []atomic.Pointer[proof] // as what each chunk was proven
 	size   int64
+}
+
+// proof is what a chunk was proven to be: this ID, under this key.
+type proof struct {
+	id chunk.ID
+	h  *chunk.Hasher
 }
 
 func newFrame(plain []byte) (*frame, error) {
@@ -31,13 +37,13 @@ func newFrame(plain []byte) (*frame, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &frame{chunks: chunks, starts: make([]uint32, len(chunks)), proven: make([]atomic.Pointer[chunk.ID], len(chunks))}
+	f := &frame{chunks: chunks, starts: make([]uint32, len(chunks)), proven: make([]atomic.Pointer[proof], len(chunks))}
 	at := uint32(len(plain))
 	for i := len(chunks) - 1; i >= 0; i-- {
 		at -= uint32(len(chunks[i]))
 		f.starts[i] = at
 	}
-	f.size = int64(cap(plain)) + int64(len(chunks))*72
+	f.size = int64(cap(plain)) + int64(len(chunks))*80
 	return f, nil
 }
 
@@ -48,11 +54,11 @@ func (f *frame) chunk(loc pack.Location, id chunk.ID, h *chunk.Hasher) ([]byte, 
 	if i == len(f.starts) || f.starts[i] != loc.Start || len(f.chunks[i]) != int(loc.Len) {
 		return nil, false
 	}
-	if was := f.proven[i].Load(); was == nil || *was != id {
+	if was := f.proven[i].Load(); was == nil || was.id != id || was.h != h {
 		if h.Sum(f.chunks[i]) != id {
 			return nil, false
 		}
-		f.proven[i].Store(&id)
+		f.proven[i].Store(&proof{id, h})
 	}
 	return f.chunks[i], true
 }

@@ -141,18 +141,29 @@ func (w *Writer) Known(id chunk.ID) (bool, error) {
 
 // claim makes the caller the one who stores the chunk; false if it is known.
 func (w *Writer) claim(id chunk.ID) (bool, error) {
-	known, err := w.Known(id)
-	if known || err != nil {
-		return false, err
+	for {
+		packs := w.stats.packs.Load()
+		known, err := w.Known(id)
+		if known || err != nil {
+			return false, err
+		}
+		if w.mark(id, packs) {
+			return true, nil
+		}
 	}
+}
+
+// mark makes a chunk pending, unless it is, or more packs were stored since:
+// then it may just have moved from pending to the index.
+func (w *Writer) mark(id chunk.ID, packs uint64) bool {
 	sh := &w.pending[id[0]&63]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if _, ok := sh.ids[id]; ok {
-		return false, nil
+	if _, ok := sh.ids[id]; ok || w.stats.packs.Load() != packs {
+		return false
 	}
 	sh.ids[id] = struct{}{}
-	return true, nil
+	return true
 }
 
 // Stream puts chunks that belong together. It is for one goroutine at a time.

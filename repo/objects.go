@@ -23,7 +23,10 @@ func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
 // UnmarshalText reads what MarshalText wrote.
 func (id *ID) UnmarshalText(p []byte) error {
-	if n, err := hex.Decode(id[:], p); err != nil || n != len(id) {
+	if len(p) != 2*len(id) { // hex.Decode would write behind the end
+		return fmt.Errorf("%q is no ID: %w", p, chunk.ErrCorrupt)
+	}
+	if _, err := hex.Decode(id[:], p); err != nil {
 		return fmt.Errorf("%q is no ID: %w", p, chunk.ErrCorrupt)
 	}
 	return nil

@@ -63,17 +63,17 @@ type stage struct {
 	first    *repo.Snapshot
 }
 
-func newStage(t testing.TB) *stage {
+func newStage(t testing.TB, large bool) *stage {
 	t.Helper()
 	st := &stage{old: t.TempDir(), now: t.TempDir(), before: backend.NewMem()}
 	for _, dir := range []string{st.old, st.now} {
 		little(t, dir, 1)
-		if slow() {
+		if large {
 			bulk(t, dir, 70, 3) // so many packs that segments are published on the way
 		}
 	}
 	little(t, st.now, 2)
-	if slow() {
+	if large {
 		bulk(t, st.now, 71, 3)
 	}
 	st.first = snapshot(t, initRepo(t, st.before, small(t)), live(t, st.old), nil)
@@ -258,7 +258,7 @@ func twice(t testing.TB, r *repo.Repo) int {
 // TestFaultSweep fails every call of every job once, before it was done and
 // after.
 func TestFaultSweep(t *testing.T) {
-	st := newStage(t)
+	st := newStage(t, slow())
 	for _, j := range jobs {
 		for _, after := range []bool{false, true} {
 			t.Run(strings.ReplaceAll(j.name, " ", "-")+map[bool]string{true: ",answer-lost"}[after], func(t *testing.T) {
@@ -269,15 +269,15 @@ func TestFaultSweep(t *testing.T) {
 	}
 }
 
-// TestMergeSweep is the same for a snapshot that merges index segments. The
-// ordinary run fails some of the calls.
+// TestMergeSweep is the same for a snapshot that merges index segments; some
+// of its many calls are failed, in full size more of them.
 func TestMergeSweep(t *testing.T) {
 	t.Parallel()
-	st := newStage(t)
+	st := newStage(t, false)
 	st.many(t)
 	step := 23
 	if slow() {
-		step = 1
+		step = 4
 	}
 	st.sweep(t, jobs[1], false, step)
 	st.sweep(t, jobs[1], true, step)
@@ -343,7 +343,7 @@ func intents(t testing.TB, b backend.Backend) int {
 // TestCrashSweep stops after every Put: nothing is done from then on, not even
 // tidying up.
 func TestCrashSweep(t *testing.T) {
-	st := newStage(t)
+	st := newStage(t, slow())
 	for _, j := range jobs[:2] {
 		t.Run(strings.ReplaceAll(j.name, " ", "-"), func(t *testing.T) {
 			t.Parallel()

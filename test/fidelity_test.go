@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,36 @@ func TestFidelity(t *testing.T) {
 		t.Errorf("%v bytes were written, the changed files have %d", wrote, most)
 	}
 	c.verified("after all")
+}
+
+// TestRealTrees takes trees that were not made for tests through snapshot,
+// mount and restore.
+func TestRealTrees(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	needFuse(t)
+	trees := []string{runtime.GOROOT() + "/src/net"}
+	if slow() {
+		trees = []string{runtime.GOROOT(), "/usr/share"}
+	}
+	c := newCLI(t)
+	c.init()
+	mnt := t.TempDir()
+	m := c.mount(mnt)
+	defer m.stop()
+	for i, src := range trees {
+		if _, err := os.Stat(src); err != nil {
+			missing(t, "trees", err.Error())
+		}
+		name := fmt.Sprintf("tree%d", i)
+		c.run("snapshot", "--name", name, src)
+		appears(t, mnt+"/"+name+"/latest", 5*time.Second)
+		out := filepath.Join(t.TempDir(), "out")
+		c.run("restore", name+"/latest:"+src, out, "--verify")
+		everyWay(t, src+" and mount", src, mnt+"/"+name+"/latest"+src)
+		everyWay(t, src+" and restored", src, out)
+	}
+	c.verified("real trees")
 }
 
 // unchanged fails the test unless a snapshot read nothing and stored nothing:

@@ -15,6 +15,8 @@ func (a *app) snapshotsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "snapshots",
 		Short: "List the snapshots, oldest first",
+		Long: `snapshots lists what there is, oldest first. SIZE is what the files hold, NEW what
+was not known before, STORED what that took in the repository.`,
 		Example: `  cutbank snapshots -r /backup
   cutbank snapshots -r /backup --name db --json`,
 		Args: exactly(0, "no arguments"),
@@ -72,7 +74,7 @@ func snapshotTable(w *tabwriter.Writer, snaps []*repo.Snapshot) {
 	if len(snaps) == 0 {
 		return
 	}
-	fmt.Fprintln(w, "ID\tNAME\tTIME\tLABEL\tFILES\tSIZE\tSTORED\tTAGS\tPATHS")
+	fmt.Fprintln(w, "ID\tNAME\tTIME\tLABEL\tFILES\tSIZE\tNEW\tSTORED\tTAGS\tPATHS")
 	for _, s := range snaps {
 		var paths []string
 		for _, p := range s.Paths {
@@ -82,8 +84,8 @@ func snapshotTable(w *tabwriter.Writer, snaps []*repo.Snapshot) {
 		if s.Unread > 0 {
 			state = " (partial)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s%s\n", s.ID.String()[:8], s.Name, s.Dir, s.Label, countText(s.Totals.Files), bytesText(s.Totals.Bytes),
-			bytesText(s.Stats.Stored), strings.Join(s.Tags, ","), strings.Join(paths, " "), state)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s%s\n", s.ID.String()[:8], s.Name, s.Dir, s.Label, countText(s.Totals.Files), bytesText(s.Totals.Bytes),
+			bytesText(s.Stats.NewBytes), bytesText(s.Stats.Stored), strings.Join(s.Tags, ","), strings.Join(paths, " "), state)
 	}
 }
 
