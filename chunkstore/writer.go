@@ -20,6 +20,10 @@ import (
 // session leaves little to adopt.
 const publishEvery = 32
 
+// maxPackChunks bounds a pack's trailer to about 5 MB, whatever small chunks
+// the data has.
+const maxPackChunks = 128 << 10
+
 // maxFrameChunks bounds the lengths in front of a frame.
 const maxFrameChunks = 4096
 
@@ -279,7 +283,7 @@ func (w *Writer) addFrame(kind pack.Kind, packed []byte, plain int, chunks []pac
 		w.own.Store(b.Name(), struct{}{})
 	}
 	pk.b.Add(packed, plain, chunks)
-	if pk.b.Size() >= limit {
+	if pk.b.Size() >= limit || pk.b.Chunks() >= maxPackChunks {
 		w.uploads <- pk.b
 		pk.b = nil
 	}
@@ -303,7 +307,7 @@ func (w *Writer) uploader() {
 	defer close(w.done)
 	var unpublished []*pack.Trailer
 	publish := func() {
-		if len(unpublished) > 0 && w.Err() == nil {
+		if len(unpublished) > 0 { // after an error too: what is stored serves others
 			if err := w.s.ix.Publish(context.Background(), unpublished); err != nil {
 				w.fail(err)
 			}

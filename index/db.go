@@ -179,6 +179,21 @@ func (db *DB) Pack(name pack.Name) (p chunkstore.PackInfo, ok bool, err error) {
 	return p, ok, nil
 }
 
+// Listed reports whether a segment that was read or published here lists the
+// pack: what is only known by Add, others cannot know.
+func (db *DB) Listed(name pack.Name) bool {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	if slot, ok := db.mem.slots[name]; ok {
+		return db.mem.packs[slot].published
+	}
+	if db.gen == nil {
+		return false
+	}
+	_, ok := db.gen.find(name)
+	return ok
+}
+
 // Packs yields every known pack that was not dropped, in no order. Packs that
 // become known meanwhile may or may not be seen.
 func (db *DB) Packs() iter.Seq2[pack.Name, chunkstore.PackInfo] {

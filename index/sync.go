@@ -177,6 +177,15 @@ func (db *DB) readSegment(ctx context.Context, name SegmentName, size int64) (*S
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name.Object(), err)
 	}
+	if o.Writer != db.keys.Owner() {
+		// Who may only add cannot make others forget.
+		s.Dropped, s.Replaced = nil, nil
+	}
+	for _, t := range s.Packs {
+		if err := t.Verify(db.keys); err != nil {
+			return nil, fmt.Errorf("%s: %w", name.Object(), err)
+		}
+	}
 	return s, nil
 }
 

@@ -64,6 +64,7 @@ type checker struct {
 	packs map[pack.Name]int64    // that exist
 	bad   map[chunk.ID]error     // chunks found damaged, without a healthy copy
 	pages map[chunk.ID]bool      // pages seen; true: something below is damaged
+	sums  map[chunk.ID]sums      // what the pages seen hold
 	seen  map[string]struct{}    // objects already reported
 	hurt  map[pack.Name]struct{} // packs found damaged
 }
@@ -72,7 +73,7 @@ type checker struct {
 // error is of what kept it from looking, not of what it found.
 func (r *Repo) Check(ctx context.Context, opt CheckOptions, report func(Damage)) (CheckResult, error) {
 	c := &checker{r: r, opt: opt, p: opt.Progress, packs: map[pack.Name]int64{}, bad: map[chunk.ID]error{},
-		pages: map[chunk.ID]bool{}, seen: map[string]struct{}{}, hurt: map[pack.Name]struct{}{}}
+		pages: map[chunk.ID]bool{}, sums: map[chunk.ID]sums{}, seen: map[string]struct{}{}, hurt: map[pack.Name]struct{}{}}
 	if c.p == nil {
 		c.p = &CheckProgress{}
 	}
@@ -123,7 +124,7 @@ func (c *checker) objects(ctx context.Context) error {
 			}
 			c.packs[name] = info.Size
 		default:
-			if kind == seal.KindIntent {
+			if kind == seal.KindIntent && !strings.Contains(info.Name, ".") {
 				c.res.Dead++
 			}
 			c.object(ctx, info, kind)

@@ -73,6 +73,7 @@ func (w *treeChecker) page(id chunk.ID, kind tree.PageKind, level int, path stri
 	} else if pg.Kind != kind || level >= 0 && pg.Level != level {
 		w.damage(id, path, fmt.Errorf("page of another kind or level: %w", chunk.ErrCorrupt))
 	} else {
+		w.sums[id] = sumsOf(pg)
 		hurt = w.items(id, pg, path)
 	}
 	w.pages[id] = hurt
@@ -83,6 +84,10 @@ func (w *treeChecker) items(id chunk.ID, pg *tree.Page, path string) bool {
 	hurt := false
 	for i := range pg.Refs {
 		if w.page(pg.Refs[i].ID, pg.Kind, pg.Level-1, path) {
+			hurt = true
+		}
+		r := &pg.Refs[i]
+		if w.promised(r.ID, sums{r.Items, r.Below}, path) {
 			hurt = true
 		}
 	}
@@ -117,11 +122,14 @@ func (w *treeChecker) entry(e *tree.Entry, path string) bool {
 		path = path[2:]
 	}
 	hurt := !e.XattrPage.IsZero() && w.page(e.XattrPage, tree.XattrPage, 0, path)
-	if !e.Recipe.IsZero() && w.page(e.Recipe, tree.RecipePage, -1, path) {
-		hurt = true
+	if !e.Recipe.IsZero() {
+		hurt = w.page(e.Recipe, tree.RecipePage, -1, path) || hurt
+		got := w.sums[e.Recipe]
+		hurt = w.promised(e.Recipe, sums{got.items, tree.Totals{Bytes: uint64(e.Size)}}, path) || hurt
 	}
-	if !e.Root.IsZero() && w.page(e.Root, tree.DirPage, -1, path) {
-		hurt = true
+	if !e.Root.IsZero() {
+		hurt = w.page(e.Root, tree.DirPage, -1, path) || hurt
+		hurt = w.promised(e.Root, sums{e.Children, e.Below}, path) || hurt
 	}
 	for _, x := range e.Extents {
 		if w.extent(x, path) {
@@ -129,6 +137,38 @@ func (w *treeChecker) entry(e *tree.Entry, path string) bool {
 		}
 	}
 	return hurt
+}
+
+// sums is what a page holds, by its own items.
+type sums struct {
+	items uint64
+	below tree.Totals
+}
+
+func sumsOf(pg *tree.Page) (s sums) {
+	for i := range pg.Refs {
+		s.items += pg.Refs[i].Items
+		s.below.Add(pg.Refs[i].Below)
+	}
+	for i := range pg.Entries {
+		s.below.Add(pg.Entries[i].Totals())
+	}
+	for _, x := range pg.Extents {
+		s.below.Add(tree.Totals{Bytes: uint64(x.Len)})
+	}
+	s.items += uint64(len(pg.Entries) + len(pg.Extents) + len(pg.Witness))
+	return s
+}
+
+// promised compares what a page holds with what refers to it; by these counts
+// readers find their way. What could not be read was told already.
+func (w *treeChecker) promised(id chunk.ID, want sums, path string) bool {
+	got, ok := w.sums[id]
+	if !ok || got == want {
+		return false
+	}
+	w.damage(id, path, fmt.Errorf("page holds %d items, %+v below; %d items, %+v are promised: %w", got.items, got.below, want.items, want.below, chunk.ErrCorrupt))
+	return true
 }
 
 // extent checks that some pack that exists holds a chunk, and that none was

@@ -13,7 +13,7 @@
 //
 //	config/<n>       Config       list key, owner     highest n wins
 //	keys/<id>        keyFile      clear               the ring, wrapped by one password
-//	writers/<id>     Writer       list key, owner     who else may write
+//	writers/<id>-<n> Writer       list key, owner     who else may write; highest n
 //	packs/<xx>/<id>  package pack                     frames of chunks
 //	index/<id>       package index, list key          trailers of packs, once more
 //	intents/<id>     Intent       list key            a writer at work
@@ -22,6 +22,7 @@
 //	                 Tombstone    list key            in its place
 //	marks/<id>-<n>   Mark         epoch key           later words about a snapshot
 //	condemned/<id>   Condemned    list key            packs that prune will remove
+//	condemned/<id>.<n>                                intents that it waits for
 //	forgotten/<id>   Forgotten    list key            snapshots that are gone
 //	ledger/<id>      Ledger       list key            what was verified
 //	parity/<pack>    reserved

@@ -28,6 +28,7 @@ type keyFile struct {
 	ID      ID        `json:"id"`
 	Created time.Time `json:"created"`
 	Label   string    `json:"label,omitempty"`
+	Role    string    `json:"role,omitempty"` // of the ring: owner (or empty), writer
 	KDF     string    `json:"kdf"`
 	Salt    []byte    `json:"salt,omitempty"`
 	Passes  uint32    `json:"passes,omitempty"`
@@ -103,7 +104,13 @@ func parseKey(name string, p []byte) (*keyFile, error) {
 		return nil, fmt.Errorf("%s: %w", name, formatError(err))
 	}
 	f := &keyFile{}
-	if o.Kind != seal.KindKey || json.Unmarshal(o.Body, f) != nil || keyName(f.ID) != name {
+	if o.Kind != seal.KindKey {
+		return nil, fmt.Errorf("%s: is no key: %w", name, chunk.ErrCorrupt)
+	}
+	if err := decode(name, o.Body, f); err != nil {
+		return nil, err
+	}
+	if keyName(f.ID) != name {
 		return nil, fmt.Errorf("%s: is no key of that name: %w", name, chunk.ErrCorrupt)
 	}
 	return f, nil
@@ -134,8 +141,11 @@ func (f *keyFile) unwrap(password string) (*seal.Ring, error) {
 }
 
 // openRing tries all keys. Password is asked for once, and only if a key needs
-// one. A damaged key is no obstacle as long as another opens.
-func openRing(ctx context.Context, b backend.Backend, password func() (string, error)) (*seal.Ring, ID, error) {
+// one. A damaged key is no obstacle as long as another opens. With noOpen a key
+// that lies open is not taken: who has a password means a repository that is
+// protected by it, and anybody who can write there could have put an open key
+// of their own.
+func openRing(ctx context.Context, b backend.Backend, password func() (string, error), noOpen bool) (*seal.Ring, ID, error) {
 	files, damaged, err := readKeys(ctx, b)
 	if err != nil {
 		return nil, ID{}, err
@@ -146,8 +156,12 @@ func openRing(ctx context.Context, b backend.Backend, password func() (string, e
 		}
 		return nil, ID{}, fmt.Errorf("%s holds no key: %w", b, ErrNoRepo)
 	}
-	asked, secret := false, ""
+	asked, secret, open := false, "", 0
 	for _, f := range files {
+		if f.KDF == "none" && noOpen {
+			open++
+			continue
+		}
 		if f.KDF != "none" && !asked {
 			if password == nil {
 				return nil, ID{}, fmt.Errorf("%s: a password is needed: %w", b, ErrKey)
@@ -167,6 +181,9 @@ func openRing(ctx context.Context, b backend.Backend, password func() (string, e
 	}
 	if damaged != nil {
 		return nil, ID{}, fmt.Errorf("%w; and %w", damaged, ErrKey)
+	}
+	if open == len(files) {
+		return nil, ID{}, fmt.Errorf("%s has no key with a password, only one that lies open beside the data; if that is meant, give no password: %w", b, ErrKey)
 	}
 	return nil, ID{}, ErrKey
 }

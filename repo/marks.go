@@ -3,7 +3,6 @@ package repo
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -102,8 +101,11 @@ func (r *Repo) mark(ctx context.Context, name string, id ID) (Mark, error) {
 	if err != nil {
 		return m, err
 	}
-	if err := json.Unmarshal(o.Body, &m); err != nil || m.ID != id {
-		return m, fmt.Errorf("%s: %w", name, chunk.ErrCorrupt)
+	if err := decode(name, o.Body, &m); err != nil {
+		return m, err
+	}
+	if m.ID != id || o.Writer != r.k.Owner() {
+		return m, fmt.Errorf("%s: not the owner's word about that snapshot: %w", name, chunk.ErrCorrupt)
 	}
 	r.marks[name] = m
 	return m, nil

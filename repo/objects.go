@@ -120,13 +120,16 @@ type Stats struct {
 
 // Member is one node of a cluster snapshot: a directory in the tree's root.
 type Member struct {
-	Name      string          `json:"name"`
-	State     string          `json:"state"` // complete, partial, failed, absent
-	Start     time.Time       `json:"start"`
-	End       time.Time       `json:"end"`
-	Version   string          `json:"version,omitempty"`
-	Tree      PageID          `json:"tree,omitempty"`
-	Writer    string          `json:"writer,omitempty"`
+	Name    string    `json:"name"`
+	State   string    `json:"state"` // complete, partial, failed, absent
+	Start   time.Time `json:"start"`
+	End     time.Time `json:"end"`
+	Version string    `json:"version,omitempty"`
+	Tree    PageID    `json:"tree,omitempty"`
+	Writer  string    `json:"writer,omitempty"`
+	// Signature is the writer's over "cutbank member", 0, the repository's
+	// ID, 0, the snapshot's ID, 0, and the BLAKE3 hash of this member's JSON
+	// form without the signature.
 	Signature []byte          `json:"signature,omitempty"`
 	System    json.RawMessage `json:"system,omitempty"`
 }
@@ -151,12 +154,16 @@ func (p *PageID) UnmarshalText(b []byte) (err error) {
 }
 
 // Intent is the body of intents/<id>: a writer at work on snapshots/<id>.
-// Heartbeats are objects intents/<id>.<n> with the same body.
+// Heartbeats are objects intents/<id>.<n> with the same body. Host, program and
+// process tell a person who it is.
 type Intent struct {
 	V       int       `json:"v"`
 	ID      ID        `json:"id"`
 	Started time.Time `json:"started"`
 	Beat    int       `json:"beat,omitempty"`
+	Host    string    `json:"host,omitempty"`
+	Program string    `json:"program,omitempty"`
+	PID     int       `json:"pid,omitempty"`
 }
 
 // Tombstone is the body of an object that takes the place of a record whose
@@ -188,23 +195,27 @@ type Forgotten struct {
 	Time time.Time `json:"time"`
 }
 
-// Condemned is the body of condemned/<id>: packs that a prune will remove, and
-// the intents that it has to wait for.
+// Condemned is the body of condemned/<id>: packs that a prune will remove.
+// Objects condemned/<id>.<n> with the same kind and no packs hold what became
+// known after it was put: the intents to wait for.
 type Condemned struct {
 	V     int       `json:"v"`
 	ID    ID        `json:"id"`
 	Time  time.Time `json:"time"`
-	Packs []string  `json:"packs"`
+	Packs []string  `json:"packs,omitempty"`
 	Wait  []ID      `json:"wait,omitempty"`
 }
 
-// Writer is the body of writers/<id>, signed by the owner: who else may write.
+// Writer is the body of writers/<id>-<n>, signed by the owner: who else may
+// write. The ID is that of the public key, the highest n counts. What a writer
+// signed before it was revoked stays valid.
 type Writer struct {
 	V       int       `json:"v"`
 	Public  []byte    `json:"public"` // Ed25519
 	Names   []string  `json:"names"`  // globs of the snapshot names it may use
+	Rights  []string  `json:"rights,omitempty"`
 	Expires time.Time `json:"expires,omitzero"`
-	Revoked bool      `json:"revoked,omitempty"`
+	Revoked time.Time `json:"revoked,omitzero"`
 	Note    string    `json:"note,omitempty"`
 }
 
@@ -217,10 +228,11 @@ type Ledger struct {
 
 // LedgerEntry tells of one pack.
 type LedgerEntry struct {
-	Pack  string `json:"pack"`
-	Depth string `json:"depth"` // hash, frames, chunks
-	OK    bool   `json:"ok"`
-	What  string `json:"what,omitempty"`
+	Pack  string    `json:"pack"`
+	Time  time.Time `json:"time"`
+	Depth string    `json:"depth"` // hash, frames, chunks
+	OK    bool      `json:"ok"`
+	What  string    `json:"what,omitempty"`
 }
 
 // MarshalJSON writes the known fields and those of newer versions.
@@ -233,4 +245,35 @@ func (s *Snapshot) MarshalJSON() ([]byte, error) {
 func (s *Snapshot) UnmarshalJSON(p []byte) error {
 	type plain Snapshot
 	return seal.SplitJSON(p, (*plain)(s), &s.Extra)
+}
+
+// versioned is what every body begins with.
+type versioned struct {
+	V int `json:"v"`
+}
+
+// decode reads a body of version 1 into v. A newer version is ErrFormat: what
+// it says must not be taken for nothing.
+func decode(name string, body []byte, v any) error {
+	var ver versioned
+	if err := json.Unmarshal(body, &ver); err != nil {
+		return fmt.Errorf("%s: %w", name, chunk.ErrCorrupt)
+	}
+	if ver.V != 1 {
+		return fmt.Errorf("%s: version %d, this program reads version 1: %w", name, ver.V, ErrFormat)
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("%s: %w", name, chunk.ErrCorrupt)
+	}
+	return nil
+}
+
+// When is the time that counts for the order of snapshots: the record's own
+// word, but not later than the backend saw it. A clock that was ahead makes no
+// snapshot the newest for ever.
+func (s *Snapshot) When() time.Time {
+	if !s.ModTime.IsZero() && s.ModTime.Before(s.Time) {
+		return s.ModTime
+	}
+	return s.Time
 }

@@ -91,15 +91,15 @@ func samples() map[string]struct {
 			FrameSize: 256 << 10, PackSize: 32 << 20, AppendOnly: true, Lock: "720h", Parity: "5"}},
 		"snapshot":  {"snapshots/" + id.String(), seal.KindSnapshot, seal.ForEpoch, sampleSnapshot()},
 		"tombstone": {"snapshots/" + id.String(), seal.KindTombstone, seal.ForList, &Tombstone{V: 1, ID: id, Time: sampleTime(5), Why: "silent for 3 days"}},
-		"intent":    {"intents/" + id.String(), seal.KindIntent, seal.ForList, &Intent{V: 1, ID: id, Started: sampleTime(6), Beat: 12}},
+		"intent":    {"intents/" + id.String(), seal.KindIntent, seal.ForList, &Intent{V: 1, ID: id, Started: sampleTime(6), Beat: 12, Host: "host-1", Program: "cutbank 1", PID: 4711}},
 		"mark":      {"marks/" + id.String() + "-1", seal.KindMark, seal.ForEpoch, &Mark{V: 1, ID: id, Time: sampleTime(7), Op: "tag", Value: "keep", Until: sampleTime(8)}},
 		"forgotten": {"forgotten/" + id.String(), seal.KindForgotten, seal.ForList, &Forgotten{V: 1, ID: id, Time: sampleTime(9)}},
 		"condemned": {"condemned/" + id.String(), seal.KindCondemned, seal.ForList, &Condemned{V: 1, ID: id, Time: sampleTime(10),
 			Packs: []string{"00112233445566778899aabbccddeeff"}, Wait: []ID{sampleID(1), sampleID(2)}}},
-		"writer": {"writers/" + id.String(), seal.KindWriter, seal.ForList, &Writer{V: 1, Public: bytes.Repeat([]byte{9}, 32), Names: []string{"web-*"},
-			Expires: sampleTime(11), Revoked: true, Note: "rack 7"}},
+		"writer": {"writers/" + id.String() + "-1", seal.KindWriter, seal.ForList, &Writer{V: 1, Public: bytes.Repeat([]byte{9}, 32), Names: []string{"web-*"},
+			Rights: []string{"snapshot"}, Expires: sampleTime(11), Revoked: sampleTime(13), Note: "rack 7"}},
 		"ledger": {"ledger/" + id.String(), seal.KindLedger, seal.ForList, &Ledger{V: 1, Time: sampleTime(12),
-			Entries: []LedgerEntry{{Pack: "00112233445566778899aabbccddeeff", Depth: "chunks", OK: true, What: "2 of 3 frames"}}}},
+			Entries: []LedgerEntry{{Pack: "00112233445566778899aabbccddeeff", Time: sampleTime(14), Depth: "chunks", OK: true, What: "2 of 3 frames"}}}},
 	}
 }
 
@@ -171,7 +171,7 @@ func TestFrozenObjects(t *testing.T) {
 			continue
 		}
 		got := reflect.New(reflect.TypeOf(s.v).Elem())
-		if err := json.Unmarshal(o.Body, got.Interface()); err != nil || !reflect.DeepEqual(got.Interface(), s.v) {
+		if err := decode(s.object, o.Body, got.Interface()); err != nil || !reflect.DeepEqual(got.Interface(), s.v) {
 			t.Errorf("%s is read as %+v, %v", name, got.Elem(), err)
 		}
 	}
@@ -262,6 +262,15 @@ func TestFieldsOfLater(t *testing.T) {
 		}
 		if !reflect.DeepEqual(got.Interface(), s.v) {
 			t.Errorf("%s: a field of later changes others: %+v", name, got.Elem())
+		}
+	}
+}
+
+// TestVersions: what a newer program wrote is not taken for nothing.
+func TestVersions(t *testing.T) {
+	for body, want := range map[string]error{`{"v":2}`: ErrFormat, `{}`: ErrFormat, `{"v":"1"}`: chunk.ErrCorrupt, ``: chunk.ErrCorrupt, `{"v":1,"id":5}`: chunk.ErrCorrupt} {
+		if err := decode("intents/1", []byte(body), &Intent{}); !errors.Is(err, want) || !strings.Contains(err.Error(), "intents/1") {
+			t.Errorf("%s: %v, want %v", body, err, want)
 		}
 	}
 }

@@ -25,11 +25,14 @@ import (
 // Options say how to use a repository. Random and Now are required.
 type Options struct {
 	Password   func() (string, error) // asked once, if a key needs it
-	CacheDir   string                 // for local state; empty: none is kept
-	CacheLimit int64                  // bytes of local state; 0: no limit
-	FrameCache int64                  // bytes of decoded frames; 0: 64 MiB
-	Level      seal.Level             // compression of new frames
-	Heartbeat  time.Duration          // of a session; 0: five minutes
+	NoOpenKeys bool                   // do not open with a key that needs no password
+	Host       string                 // for people who look at intents, like Program
+	Program    string
+	CacheDir   string        // for local state; empty: none is kept
+	CacheLimit int64         // bytes of local state; 0: no limit
+	FrameCache int64         // bytes of decoded frames; 0: 64 MiB
+	Level      seal.Level    // compression of new frames
+	Heartbeat  time.Duration // of a session; 0: five minutes
 	Random     io.Reader
 	Now        func() time.Time
 	Logf       func(format string, args ...any) // may be nil
@@ -49,6 +52,8 @@ type Repo struct {
 	records map[ID]*Snapshot // immutable, so decoded once
 	marks   map[string]Mark
 	writers map[string]Writer // by seal.WriterID
+
+	writerFiles int // how many objects were there when they were read
 }
 
 // InitOptions say what a new repository shall be.
@@ -82,6 +87,7 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	var ring *seal.Ring
 	if in.Like != nil {
 		like := *in.Like.k.Ring()
+		like.Repo = id.String()
 		ring = &like
 		cfg = in.Like.cfg
 		cfg.Repo, cfg.Created = id, opt.Now().UTC()
@@ -170,7 +176,7 @@ func putFirst(ctx context.Context, b backend.Backend, key string, keyData, confi
 // Open opens the repository in b. No repository is ErrNoRepo, a wrong password
 // ErrKey, a newer format ErrFormat, damage chunk.ErrCorrupt.
 func Open(ctx context.Context, b backend.Backend, opt Options) (*Repo, error) {
-	ring, key, err := openRing(ctx, b, opt.Password)
+	ring, key, err := openRing(ctx, b, opt.Password, opt.NoOpenKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -223,20 +229,38 @@ func (r *Repo) Backend() backend.Backend { return r.b }
 // SecretKeys returns the keys in use.
 func (r *Repo) SecretKeys() *seal.Keys { return r.k }
 
+// readConfig takes the newest config that proves itself. One that does not is
+// passed over, and verify names it: whoever may write to the storage could have
+// put it there.
 func (r *Repo) readConfig(ctx context.Context) error {
-	newest := -1
+	var ns []int
 	for info, err := range r.b.List(ctx, "config/") {
 		if err != nil {
 			return err
 		}
-		if n, err := strconv.Atoi(strings.TrimPrefix(info.Name, "config/")); err == nil {
-			newest = max(newest, n)
+		if n, err := strconv.Atoi(strings.TrimPrefix(info.Name, "config/")); err == nil && n > 0 {
+			ns = append(ns, n)
 		}
 	}
-	if newest < 0 {
+	if len(ns) == 0 {
 		return fmt.Errorf("%s has keys but no config: %w", r.b, ErrNoRepo)
 	}
-	name := fmt.Sprintf("config/%d", newest)
+	slices.Sort(ns)
+	var first error
+	for _, n := range slices.Backward(ns) {
+		err := r.tryConfig(ctx, fmt.Sprintf("config/%d", n))
+		if err == nil || errors.Is(err, ErrFormat) {
+			return err
+		}
+		r.opt.Logf("%v", err)
+		if first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+func (r *Repo) tryConfig(ctx context.Context, name string) error {
 	o, err := r.object(ctx, name, seal.KindConfig)
 	if err != nil {
 		return err
@@ -244,32 +268,54 @@ func (r *Repo) readConfig(ctx context.Context) error {
 	if o.Writer != r.k.Owner() {
 		return fmt.Errorf("%s is not signed by the owner: %w", name, chunk.ErrCorrupt)
 	}
-	if err := json.Unmarshal(o.Body, &r.cfg); err != nil {
-		return fmt.Errorf("%s: %w", name, chunk.ErrCorrupt)
+	var cfg Config
+	if err := decode(name, o.Body, &cfg); err != nil {
+		return err
 	}
-	if r.cfg.V != 1 {
-		return fmt.Errorf("%s: version %d: %w", name, r.cfg.V, ErrFormat)
+	if cfg.Repo.String() != r.k.Ring().Repo {
+		return fmt.Errorf("%s is of repository %s, the key of %s: %w", name, cfg.Repo, r.k.Ring().Repo, chunk.ErrCorrupt)
 	}
-	return r.cfg.check()
+	if err := cfg.check(); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	r.cfg = cfg
+	return nil
 }
 
-// readWriters makes known who else may sign.
+// readWriters makes known who else may sign. What does not prove itself counts
+// for nothing. The caller holds r.mu.
 func (r *Repo) readWriters(ctx context.Context) error {
-	for info, err := range r.b.List(ctx, "writers/") {
-		if err != nil {
-			return err
+	newest := map[string]int{}
+	infos, err := r.names(ctx, "writers/")
+	if err != nil {
+		return err
+	}
+	for name := range infos {
+		id, num, _ := strings.Cut(name, "-")
+		if n, err := strconv.Atoi(num); err == nil {
+			newest[id] = max(newest[id], n)
 		}
-		o, err := r.object(ctx, info.Name, seal.KindWriter)
+	}
+	for id, n := range newest {
+		name := fmt.Sprintf("writers/%s-%d", id, n)
+		o, err := r.object(ctx, name, seal.KindWriter)
 		if err != nil {
-			return err
+			r.opt.Logf("%v", err)
+			continue
 		}
 		var w Writer
-		if o.Writer != r.k.Owner() || json.Unmarshal(o.Body, &w) != nil || len(w.Public) != 32 {
-			return fmt.Errorf("%s: %w", info.Name, chunk.ErrCorrupt)
+		if err := decode(name, o.Body, &w); err != nil {
+			r.opt.Logf("%v", err)
+			continue
+		}
+		if o.Writer != r.k.Owner() || len(w.Public) != 32 || seal.WriterOf(w.Public).String() != id {
+			r.opt.Logf("%s: not what the owner signed for that writer: %v", name, chunk.ErrCorrupt)
+			continue
 		}
 		r.k.Trust(w.Public)
-		r.writers[seal.WriterOf(w.Public).String()] = w
+		r.writers[id] = w
 	}
+	r.writerFiles = len(infos)
 	return nil
 }
 
@@ -326,12 +372,19 @@ func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	forgotten, err := r.names(ctx, "forgotten/")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if there, err := r.names(ctx, "writers/"); err != nil {
+		return nil, err
+	} else if len(there) != r.writerFiles {
+		if err := r.readWriters(ctx); err != nil {
+			return nil, err
+		}
+	}
+	forgotten, err := r.forgotten(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	var snaps []*Snapshot
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(infos)) {
@@ -367,6 +420,36 @@ func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
 	return snaps, errors.Join(errs...)
 }
 
+// forgotten returns which snapshots the owner has forgotten, although their
+// records are still there. What does not prove itself hides nothing. The caller
+// holds r.mu.
+func (r *Repo) forgotten(ctx context.Context) (map[string]struct{}, error) {
+	infos, err := r.names(ctx, "forgotten/")
+	if err != nil {
+		return nil, err
+	}
+	gone := map[string]struct{}{}
+	for name := range infos {
+		o, err := r.object(ctx, "forgotten/"+name, seal.KindForgotten)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		var f Forgotten
+		if err == nil {
+			err = decode("forgotten/"+name, o.Body, &f)
+		}
+		if err == nil && (f.ID.String() != name || o.Writer != r.k.Owner()) {
+			err = fmt.Errorf("forgotten/%s: not the owner's word about that snapshot: %w", name, chunk.ErrCorrupt)
+		}
+		if err != nil {
+			r.opt.Logf("%v", err)
+			continue
+		}
+		gone[name] = struct{}{}
+	}
+	return gone, nil
+}
+
 // record returns a decoded record; nil for a tombstone. The caller holds r.mu.
 func (r *Repo) record(ctx context.Context, id ID) (*Snapshot, error) {
 	if s, ok := r.records[id]; ok {
@@ -396,17 +479,27 @@ func (r *Repo) parseRecord(name string, id ID, p []byte) (*Snapshot, error) {
 		return nil, formatError(err)
 	}
 	if o.Kind == seal.KindTombstone {
+		var t Tombstone
+		if err := decode(name, o.Body, &t); err != nil {
+			return nil, err
+		}
+		if t.ID != id {
+			return nil, fmt.Errorf("%s: tombstone of %s: %w", name, t.ID, chunk.ErrCorrupt)
+		}
 		return nil, nil
 	}
 	s := &Snapshot{}
-	if err := json.Unmarshal(o.Body, s); err != nil || s.ID != id {
-		return nil, fmt.Errorf("%s: not a record of that ID: %w", name, chunk.ErrCorrupt)
+	if err := decode(name, o.Body, s); err != nil {
+		return nil, err
 	}
-	if s.V != 1 {
-		return nil, fmt.Errorf("%s: record of version %d: %w", name, s.V, ErrFormat)
+	if s.ID != id {
+		return nil, fmt.Errorf("%s: record of snapshot %s: %w", name, s.ID, chunk.ErrCorrupt)
 	}
 	if err := r.allowed(o.Writer, s.Name); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if err := s.checkNames(); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", name, err, chunk.ErrCorrupt)
 	}
 	s.Writer = o.Writer.String()
 	return s, nil
@@ -416,7 +509,7 @@ func (r *Repo) parseRecord(name string, id ID, p []byte) (*Snapshot, error) {
 // name.
 func nameDirs(snaps []*Snapshot) {
 	slices.SortFunc(snaps, func(a, b *Snapshot) int {
-		if c := a.Time.Compare(b.Time); c != 0 {
+		if c := a.When().Compare(b.When()); c != 0 {
 			return c
 		}
 		return strings.Compare(a.ID.String(), b.ID.String())

@@ -11,6 +11,7 @@ import (
 var (
 	nameRE = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 	hexRE  = regexp.MustCompile(`^[0-9a-f]+$`)
+	timeRE = regexp.MustCompile(`^\d{4}-\d\d-\d\dT`)
 	bareRE = regexp.MustCompile(`^[0-9a-f]{8,}$`)
 )
 
@@ -27,8 +28,30 @@ func CheckName(name string) error {
 	return nil
 }
 
+// checkNames says what is wrong with a record's names: they become names of
+// directories.
+func (s *Snapshot) checkNames() error {
+	if err := CheckName(s.Name); err != nil {
+		return err
+	}
+	if s.Label != "" {
+		if err := CheckLabel(s.Label); err != nil {
+			return err
+		}
+	}
+	for _, t := range s.Tags {
+		if err := CheckLabel(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // CheckLabel says what is wrong with a label or tag.
 func CheckLabel(label string) error {
+	if timeRE.MatchString(label) {
+		return fmt.Errorf("label or tag %q looks like a snapshot's TIME: choose another", label)
+	}
 	if !nameRE.MatchString(label) || label == "." || label == ".." || label == "latest" {
 		return fmt.Errorf("label or tag %q: use 1 to 64 of A-Z a-z 0-9 . _ -, but not `latest`", label)
 	}
@@ -67,7 +90,13 @@ func Find(snaps []*Snapshot, arg string) (*Snapshot, error) {
 	if ok {
 		var found *Snapshot
 		for _, s := range snaps {
-			if s.Name == name && (which == "latest" || which == s.Dir || which == s.Label && s.Label != "") {
+			if s.Name != name {
+				continue
+			}
+			if which == s.Label && s.Label != "" && found != nil {
+				return nil, fmt.Errorf("label %q is that of %s and of %s: give an ID", arg, found.ID, s.ID)
+			}
+			if which == "latest" || which == s.Dir || which == s.Label && s.Label != "" {
 				found = s
 			}
 		}

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore"
@@ -31,7 +33,7 @@ type Session struct {
 	r    *Repo
 	stop context.CancelFunc
 	wg   sync.WaitGroup
-	n    int // heartbeats put
+	n    int // heartbeats tried
 }
 
 // Begin announces a writer, learns what it may lean on, and adopts packs that
@@ -42,7 +44,7 @@ func (r *Repo) Begin(ctx context.Context) (*Session, error) {
 		return nil, err
 	}
 	// (1) The intent comes before any decision to deduplicate.
-	in := Intent{V: 1, ID: id, Started: r.opt.Now().UTC()}
+	in := r.intent(id, 0)
 	s := &Session{ID: id, r: r}
 	if err := r.putJSON(ctx, intentName(id), seal.KindIntent, seal.ForList, in); err != nil {
 		s.removeIntent(context.WithoutCancel(ctx)) // it may be there all the same
@@ -74,12 +76,19 @@ type sweeper interface {
 	Sweep(now time.Time) (int, error)
 }
 
+func (r *Repo) intent(id ID, beat int) Intent {
+	return Intent{V: 1, ID: id, Started: r.opt.Now().UTC(), Beat: beat, Host: r.opt.Host, Program: r.opt.Program, PID: os.Getpid()}
+}
+
 func intentName(id ID) string { return "intents/" + id.String() }
 
 // usablePacks returns the sizes of the packs that a writer may lean on: (2)
 // list condemned/, (3) then list packs/; those of the second that the first
 // does not name.
 func (r *Repo) usablePacks(ctx context.Context) (map[pack.Name]int64, error) {
+	if err := r.wait(ctx, r.b.Lag()); err != nil {
+		return nil, err
+	}
 	condemned := map[string]bool{}
 	for info, err := range r.b.List(ctx, "condemned/") {
 		if err != nil {
@@ -93,8 +102,8 @@ func (r *Repo) usablePacks(ctx context.Context) (map[pack.Name]int64, error) {
 			return nil, err
 		}
 		var c Condemned
-		if err := json.Unmarshal(o.Body, &c); err != nil {
-			return nil, fmt.Errorf("%s: %w", info.Name, chunk.ErrCorrupt)
+		if err := decode(info.Name, o.Body, &c); err != nil {
+			return nil, err
 		}
 		for _, p := range c.Packs {
 			condemned[p] = true
@@ -135,9 +144,16 @@ func (r *Repo) adopt(ctx context.Context, usable map[pack.Name]int64) error {
 func (r *Repo) learn(ctx context.Context, packs map[pack.Name]int64) ([]*pack.Trailer, error) {
 	var learned []*pack.Trailer
 	for name, size := range packs {
-		if _, ok, err := r.ix.Pack(name); err != nil {
+		info, ok, err := r.ix.Pack(name)
+		if err != nil {
 			return nil, err
-		} else if ok {
+		}
+		if ok && info.Size != size {
+			r.opt.Logf("pack %s has %d bytes, its trailer said %d: what it held is stored again", name, size, info.Size)
+			delete(packs, name)
+			continue
+		}
+		if ok && r.ix.Listed(name) {
 			continue
 		}
 		t, err := r.ix.Adopt(ctx, name, size)
@@ -194,12 +210,12 @@ func (s *Session) heartbeat(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		in := Intent{V: 1, ID: s.ID, Started: s.r.opt.Now().UTC(), Beat: s.n + 1}
-		if err := s.r.putJSON(ctx, fmt.Sprintf("%s.%d", intentName(s.ID), in.Beat), seal.KindIntent, seal.ForList, in); err != nil {
-			s.r.opt.Logf("heartbeat: %v", err)
-			continue
-		}
+		// A name is used once, also if nobody knows whether it was: a beat that
+		// got stuck at one name would let this writer seem dead.
 		s.n++
+		if err := s.r.putJSON(ctx, fmt.Sprintf("%s.%d", intentName(s.ID), s.n), seal.KindIntent, seal.ForList, s.r.intent(s.ID, s.n)); err != nil {
+			s.r.opt.Logf("heartbeat: %v", err)
+		}
 	}
 }
 
@@ -235,18 +251,46 @@ func (s *Session) Commit(ctx context.Context, rec *Snapshot) error {
 		case gerr == nil:
 			s.end(ctx)
 			return fmt.Errorf("snapshot %s: %w: run again, what was stored is adopted", s.ID, ErrDead)
-		case errors.Is(gerr, fs.ErrNotExist):
+		case errors.Is(gerr, fs.ErrNotExist) && (definite(err) || ctx.Err() != nil && errors.Is(err, ctx.Err())):
 			s.end(ctx)
 			return err
 		default:
-			// Nobody knows whether it is committed: the intent must stay.
+			// Nobody knows whether it is, or yet will be, committed: the intent
+			// must stay.
 			s.halt()
-			return fmt.Errorf("snapshot %s: unclear whether it was committed: %w", s.ID, err)
+			return fmt.Errorf("snapshot %s: unclear whether it was committed; `cutbank snapshots` will tell: %w", s.ID, err)
 		}
 	}
 	// (6) Only now is the intent of no use.
 	s.end(ctx)
 	return nil
+}
+
+// definite reports whether a Put that failed so has left nothing that might
+// still arrive.
+func definite(err error) bool {
+	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, fs.ErrPermission, syscall.ENOTDIR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// wait lets a backend's listings catch up.
+func (r *Repo) wait(ctx context.Context, d time.Duration) error {
+	if d == 0 {
+		return nil
+	}
+	r.opt.Logf("waiting %s for the listings of %s", d, r.b)
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Abort gives the session up: what it stored stays for the next, the intent

@@ -1,39 +1,39 @@
 package snapshotter
 
 import (
+	"context"
+
 	"github.com/cutbankfs/cutbank/repo/tree"
 )
 
 // link is a file with several names: the first one that the walk meets is read,
-// the others take over what it has.
+// the others take over what it has. Where the first vanishes, or turns out to
+// be another file by then, the next one takes its place.
 type link struct {
-	path    string
+	key     inode
 	left    uint32 // names not met yet
 	done    bool
-	drop    bool
+	path    string // of the first name
 	e       tree.Entry
 	w       tree.Witness
-	waiting []waiting
+	waiting []*job // later names
 }
 
-type waiting struct {
-	d *dirJob
-	s *slot
-}
-
-// linked reports whether the slot is a later name of a file met before; it is
+// linked reports whether the job is for a later name of a file met before; it is
 // filled then, now or when the first name is known.
-func (u *run) linked(d *dirJob, s *slot, path string) bool {
-	key := inode{s.w.Dev, s.w.Ino}
+func (u *run) linked(j *job) bool {
+	key := inode{j.s.w.Dev, j.s.w.Ino}
 	u.linkMu.Lock()
 	l := u.links[key]
 	if l == nil {
-		u.links[key] = &link{path: path, left: s.e.Nlink - 1}
+		l = &link{key: key, path: j.path, left: j.s.e.Nlink - 1}
+		u.links[key] = l
+		j.s.link = l
 		u.linkMu.Unlock()
 		return false
 	}
 	if !l.done {
-		l.waiting = append(l.waiting, waiting{d, s})
+		l.waiting = append(l.waiting, j)
 	}
 	done := l.done
 	if l.left--; l.left == 0 && done {
@@ -41,41 +41,64 @@ func (u *run) linked(d *dirJob, s *slot, path string) bool {
 	}
 	u.linkMu.Unlock()
 	if done {
-		u.fillLink(l, d, s)
+		u.fillLink(l, j)
 	}
 	return true
 }
 
-// linkDone says that the first name of a file is known.
-func (u *run) linkDone(s *slot) {
-	key := inode{s.w.Dev, s.w.Ino}
+// settle says that the first name of a file is known. If that was no use, the
+// next job is returned, which is to be done in its place.
+func (u *run) settle(s *slot) *job {
+	l := s.link
+	s.link = nil
 	u.linkMu.Lock()
-	l := u.links[key]
-	if l == nil || l.done {
-		u.linkMu.Unlock()
-		return
+	if s.drop || s.w.Dev != l.key.dev || s.w.Ino != l.key.ino {
+		defer u.linkMu.Unlock()
+		if len(l.waiting) == 0 {
+			if u.links[l.key] == l {
+				delete(u.links, l.key) // a name met later is the first one
+			}
+			return nil
+		}
+		j := l.waiting[0]
+		l.waiting = l.waiting[1:]
+		l.path, j.s.link = j.path, l
+		return j
 	}
-	l.done, l.drop, l.e, l.w = true, s.drop, s.e, s.w
+	l.done, l.e, l.w = true, s.e, s.w
 	ws := l.waiting
 	l.waiting = nil
 	if l.left == 0 {
-		delete(u.links, key)
+		delete(u.links, l.key)
 	}
 	u.linkMu.Unlock()
-	for _, w := range ws {
-		u.fillLink(l, w.d, w.s)
+	for _, j := range ws {
+		u.fillLink(l, j)
 	}
+	return nil
 }
 
-func (u *run) fillLink(l *link, d *dirJob, s *slot) {
+func (u *run) fillLink(l *link, j *job) {
+	s := j.s
 	name := s.e.Name
-	s.e, s.drop = l.e, l.drop
-	s.e.Name, s.e.Link = name, l.path
-	s.w = l.w
-	s.w.Name = name
-	if s.e.Kind == tree.File && !s.drop {
+	s.e, s.w = l.e, l.w
+	s.e.Name, s.e.Link, s.w.Name = name, l.path, name
+	if s.e.Kind == tree.File {
 		u.p.Files.Add(1)
 		u.p.Bytes.Add(uint64(s.e.Size))
 	}
-	d.done(s)
+	j.d.done(s)
+}
+
+// finish makes a slot known, and with it the hard links that wait for it. again
+// does the job of one that has to take its place.
+func (u *run) finish(ctx context.Context, j *job, again func(context.Context, *job)) {
+	var next *job
+	if j.s.link != nil {
+		next = u.settle(j.s)
+	}
+	j.d.done(j.s)
+	if next != nil {
+		again(ctx, next)
+	}
 }

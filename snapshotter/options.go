@@ -40,7 +40,8 @@ type Options struct {
 	Now      func() time.Time
 	Progress *Progress                     // may be nil
 	Problem  func(path string, err error)  // each source that cannot be read, as it happens; may be nil
-	Logf     func(format string, a ...any) // may be nil
+	Warnf    func(format string, a ...any) // what somebody should look at; may be nil
+	Logf     func(format string, a ...any) // what went on; may be nil
 }
 
 func (o *Options) workers() int {

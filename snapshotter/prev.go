@@ -47,7 +47,7 @@ func (u *run) openPrev(ctx context.Context, parent, rec *repo.Snapshot) *prevDir
 	}
 	id := parent.ID
 	rec.Parent = &id
-	u.prevTime = tree.TimeOf(parent.Time.Add(-racy))
+	u.prevTime = tree.TimeOf(parent.When().Add(-racy))
 	return &p
 }
 

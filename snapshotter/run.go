@@ -53,9 +53,12 @@ func Run(ctx context.Context, r *repo.Repo, src tree.Node, paths []string, opt O
 	if opt.Logf == nil {
 		opt.Logf = func(string, ...any) {}
 	}
+	if opt.Warnf == nil {
+		opt.Warnf = opt.Logf
+	}
 	snaps, err := r.Snapshots(ctx)
 	if err != nil {
-		opt.Logf("%v", err) // damaged records are no reason to make no new one
+		opt.Warnf("%v", err) // damaged records are no reason to make no new one
 	}
 	if err := checkLabels(snaps, &opt); err != nil {
 		return nil, err

@@ -247,8 +247,8 @@ func TestHardLinks(t *testing.T) {
 	r := newRepo(t, chunk.Gear)
 	src := dir("", f, dir("sub", link(f, "a"), link(bad, "bad2")), link(f, "z"), bad)
 	s, err := try(t, r, src, nil)
-	if !errors.Is(err, ErrPartial) || s.Unread != 1 {
-		t.Errorf("unread %d, %v", s.Unread, err)
+	if !errors.Is(err, ErrPartial) || s.Unread != 2 {
+		t.Errorf("unread %d, want both names of what cannot be read; %v", s.Unread, err)
 	}
 	if len(opened) != 1 {
 		t.Errorf("opened %q", opened)
@@ -262,6 +262,25 @@ func TestHardLinks(t *testing.T) {
 	}
 	if got := names(t, at(t, r, s, "sub")); !slices.Equal(got, []string{"a"}) {
 		t.Errorf("sub holds %q: a name of what could not be read", got)
+	}
+}
+
+// TestHardLinkWhoseFirstNameVanished is read by its next name.
+func TestHardLinkWhoseFirstNameVanished(t *testing.T) {
+	data := random(11, 20_000)
+	first, second, third := file("a", data), file("b", data), file("c", data)
+	for _, f := range []*mem{first, second, third} {
+		f.attr.Nlink, f.attr.Ino = 3, first.attr.Ino
+	}
+	first.reading = fs.ErrNotExist
+	r := newRepo(t, chunk.Gear)
+	s := mustRun(t, r, dir("", first, second, third), nil)
+	if got := names(t, at(t, r, s, "")); !slices.Equal(got, []string{"b", "c"}) {
+		t.Errorf("root holds %q", got)
+	}
+	b, c := at(t, r, s, "b"), at(t, r, s, "c")
+	if b.Attr().Ino != c.Attr().Ino || contents(t, c) != string(data) {
+		t.Errorf("inodes %d and %d", b.Attr().Ino, c.Attr().Ino)
 	}
 }
 

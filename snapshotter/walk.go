@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"sync"
+	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/repo/tree"
@@ -21,6 +22,7 @@ const (
 type slot struct {
 	e    tree.Entry
 	w    tree.Witness
+	link *link // of the first name of a file that has several
 	done bool
 	drop bool // it vanished, or could not be read
 }
@@ -52,6 +54,30 @@ func (d *dirJob) add(s *slot) {
 	d.mu.Unlock()
 }
 
+// maxPending bounds the entries of a directory that wait for one before them.
+const maxPending = 1 << 16
+
+// throttle waits while too many entries wait. The batch that holds what they
+// wait for must not stay behind.
+func (d *dirJob) throttle(ctx context.Context) error {
+	for {
+		d.mu.Lock()
+		n := len(d.queue)
+		d.mu.Unlock()
+		if n < maxPending {
+			return nil
+		}
+		if err := d.u.sendBatch(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
 // done says that a slot is known, and writes what can be written.
 func (d *dirJob) done(s *slot) {
 	d.mu.Lock()
@@ -79,8 +105,12 @@ func (d *dirJob) drain() {
 		if err == nil {
 			err = d.ww.Add(&s.w)
 		}
-		if err != nil {
-			d.u.cancel(err)
+		switch {
+		case err == nil:
+		case d.u.w.Err() != nil:
+			d.u.cancel(d.u.w.Err())
+		default:
+			d.u.problem(s.e.Name, err) // one entry that cannot be stored
 		}
 	}
 	finish := d.closed && len(d.queue) == 0 && !d.finished
@@ -114,8 +144,13 @@ func (u *run) dir(ctx context.Context, d *dirJob, n tree.Node, path string, prev
 			return ctx.Err()
 		}
 		if err != nil {
-			u.problem(problemPath(path, err), err)
+			if at := problemPath(path, err); at != path || !errors.Is(err, fs.ErrNotExist) {
+				u.problem(at, err) // a directory that is gone has no entries
+			}
 			continue
+		}
+		if err := d.throttle(ctx); err != nil {
+			return err
 		}
 		if err := u.child(ctx, d, c, join(path, c.Attr().Name), pr); err != nil {
 			return err
@@ -160,41 +195,49 @@ func (u *run) child(ctx context.Context, d *dirJob, c tree.Node, path string, pr
 	}
 	s := &slot{}
 	setAttr(s, a)
-	p := pr.find(a.Name)
+	j := &job{d: d, s: s, n: c, path: path, prev: pr.find(a.Name)}
 	d.add(s)
-	if a.Kind != tree.Dir && a.Nlink > 1 && u.linked(d, s, path) {
+	if a.Kind == tree.Dir {
+		return u.subdir(ctx, j, take)
+	}
+	if a.Nlink > 1 && u.linked(j) {
 		return nil
 	}
-	switch a.Kind {
-	case tree.File:
-		if u.same(a, p) && u.takeOver(ctx, &s.e, p) {
-			u.p.Unchanged.Add(1)
-			u.p.Files.Add(1)
-			u.p.Bytes.Add(uint64(a.Size))
-			u.finish(d, s)
-			return nil
-		}
-		return u.send(ctx, &job{d: d, s: s, n: c, path: path, prev: p})
-	case tree.Dir:
-		if !u.attrs(ctx, s, c, path, p) {
-			u.finish(d, s)
-			return nil
-		}
-		sub := newDirJob(d, s, u)
-		if take == Shallow {
-			sub.close()
-			return nil
-		}
-		var pd *prevDir
-		if p != nil && p.e.Kind == tree.Dir {
-			pd = &prevDir{p.e.Root, p.w.Root}
-		}
-		return u.dir(ctx, sub, c, path, pd)
-	default:
-		u.attrs(ctx, s, c, path, p)
-		u.finish(d, s)
+	if a.Kind != tree.File {
+		u.special(ctx, j)
 		return nil
 	}
+	if u.same(a, j.prev) && u.takeOver(ctx, &s.e, j.prev) {
+		u.p.Unchanged.Add(1)
+		u.p.Files.Add(1)
+		u.p.Bytes.Add(uint64(a.Size))
+		u.finish(ctx, j, nil) // no job can have to take its place
+		return nil
+	}
+	return u.send(ctx, j)
+}
+
+func (u *run) subdir(ctx context.Context, j *job, take Take) error {
+	if !u.attrs(ctx, j.s, j.n, j.path, j.prev) {
+		j.d.done(j.s)
+		return nil
+	}
+	sub := newDirJob(j.d, j.s, u)
+	if take == Shallow {
+		sub.close()
+		return nil
+	}
+	var pd *prevDir
+	if p := j.prev; p != nil && p.e.Kind == tree.Dir {
+		pd = &prevDir{p.e.Root, p.w.Root}
+	}
+	return u.dir(ctx, sub, j.n, j.path, pd)
+}
+
+// special does what is neither file nor directory.
+func (u *run) special(ctx context.Context, j *job) {
+	u.attrs(ctx, j.s, j.n, j.path, j.prev)
+	u.finish(ctx, j, u.special)
 }
 
 func setAttr(s *slot, a *tree.Attr) {
@@ -225,14 +268,6 @@ func (u *run) attrs(ctx context.Context, s *slot, c tree.Node, path string, p *p
 		u.problem(path, err)
 	}
 	return false
-}
-
-// finish makes a slot known, and with it the hard links that wait for it.
-func (u *run) finish(d *dirJob, s *slot) {
-	if s.e.Nlink > 1 {
-		u.linkDone(s)
-	}
-	d.done(s)
 }
 
 // send queues a file for the workers.

@@ -4,15 +4,25 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"slices"
+	"syscall"
 
 	"github.com/cutbankfs/cutbank/chunkstore"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 	"github.com/cutbankfs/cutbank/repo/tree"
 )
+
+// maxFile is the largest file that is stored, in bytes: an exbibyte. Sparse
+// files can claim more.
+const maxFile = 1 << 60
+
+// smallFile is up to which size a file that takes as much as it holds is not
+// asked for holes.
+const smallFile = 16 << 10
 
 // rereads is how often a file that changed while it was read is read again.
 const rereads = 2
@@ -85,11 +95,19 @@ func (w *worker) do(ctx context.Context, j *job) {
 		return
 	case errors.Is(err, fs.ErrNotExist):
 		j.s.drop = true // gone since it was listed
+	case isStream(j.n):
+		u.cancel(fmt.Errorf("%s: %w", j.path, err)) // half a stream is no snapshot
+		return
 	default:
 		j.s.drop = true
 		u.problem(j.path, err)
 	}
-	u.finish(j.d, j.s)
+	u.finish(ctx, j, w.do)
+}
+
+func isStream(n tree.Node) bool {
+	_, ok := n.(Streamer)
+	return ok
 }
 
 func sameContents(a, b *tree.Entry) bool {
@@ -112,6 +130,9 @@ func (w *worker) file(ctx context.Context, j *job) error {
 	a, err := f.Stat()
 	if err != nil {
 		return err
+	}
+	if a.Size > maxFile {
+		return fmt.Errorf("%d bytes are more than a snapshot can hold: %w", a.Size, syscall.EFBIG)
 	}
 	for try := 0; ; try++ {
 		w.begin(j, a)
@@ -165,7 +186,7 @@ func (w *worker) extents(ctx context.Context, j *job, f tree.OpenFile, a *tree.A
 	}
 	g := w.newGuide(ctx, j.prev)
 	defer g.close()
-	if a.Allocated >= a.Size {
+	if a.Allocated >= a.Size && a.Size <= smallFile {
 		return w.section(ctx, f, 0, a.Size, a.Size, rw, g)
 	}
 	for x, err := range f.Extents(0) {
@@ -199,7 +220,7 @@ func (w *worker) extents(ctx context.Context, j *job, f tree.OpenFile, a *tree.A
 
 // section cuts one range of a file.
 func (w *worker) section(ctx context.Context, f io.ReaderAt, off, n, size int64, rw *tree.RecipeWriter, g *guide) error {
-	if n <= int64(w.min) {
+	if n < int64(w.min) {
 		return w.smallSection(f, off, n, size, rw)
 	}
 	w.cutter.Reset(io.NewSectionReader(f, off, n))
@@ -302,15 +323,19 @@ func (w *worker) stream(ctx context.Context, j *job, r io.Reader) error {
 	rw := tree.NewRecipeWriter(w.u.putPage)
 	g := w.newGuide(ctx, j.prev)
 	defer g.close()
-	w.cutter.Reset(r)
+	pr, pw := io.Pipe()
+	go func() {
+		_, err := io.Copy(pw, r)
+		pw.CloseWithError(err)
+	}()
+	// A Read of the stream cannot be interrupted, waiting for it can.
+	defer context.AfterFunc(ctx, func() { pr.CloseWithError(ctx.Err()) })()
+	defer pr.Close()
+	w.cutter.Reset(pr)
 	if err := w.cut(ctx, 0, 0, rw, g); err != nil {
 		return err
 	}
-	if err := rw.Finish(&j.s.e); err != nil {
-		return err
-	}
-	j.s.e.Allocated = (j.s.e.Size + 4095) &^ 4095
-	return nil
+	return rw.Finish(&j.s.e)
 }
 
 // node reads a file that cannot be opened, only read: of an io/fs, or of

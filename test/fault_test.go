@@ -19,7 +19,7 @@ import (
 // copyOf returns a Mem that holds what b holds.
 func copyOf(t testing.TB, b backend.Backend) *backend.Mem {
 	t.Helper()
-	m := backend.NewMem()
+	m := newMem()
 	for info, err := range b.List(t.Context(), "") {
 		if err != nil {
 			t.Fatal(err)
@@ -65,7 +65,7 @@ type stage struct {
 
 func newStage(t testing.TB, large bool) *stage {
 	t.Helper()
-	st := &stage{old: t.TempDir(), now: t.TempDir(), before: backend.NewMem()}
+	st := &stage{old: t.TempDir(), now: t.TempDir(), before: newMem()}
 	for _, dir := range []string{st.old, st.now} {
 		little(t, dir, 1)
 		if large {
@@ -287,7 +287,7 @@ func TestMergeSweep(t *testing.T) {
 func (st *stage) sweep(t *testing.T, j job, after bool, step int) {
 	failed := 0
 	for n := 1; ; n += step {
-		mem := backend.NewMem()
+		mem := newMem()
 		if !j.empty {
 			mem = copyOf(t, st.before)
 		}
@@ -308,7 +308,8 @@ func (st *stage) sweep(t *testing.T, j job, after bool, step int) {
 			}
 		}
 		what := failedCall(rec)
-		if left := intents(t, mem); left > 0 && !strings.HasPrefix(what, "remove") {
+		// An unclear commit keeps its intent: the record might still arrive.
+		if left := intents(t, mem); left > 0 && !strings.HasPrefix(what, "remove ") && !strings.HasPrefix(what, "put snapshots/") {
 			t.Errorf("call %d, %s, failed: %d intents are left", n, what, left)
 		}
 		st.healthy(t, fmt.Sprintf("call %d, %s, failed (%v)", n, what, err), j, mem)
@@ -348,7 +349,7 @@ func TestCrashSweep(t *testing.T) {
 		t.Run(strings.ReplaceAll(j.name, " ", "-"), func(t *testing.T) {
 			t.Parallel()
 			for n := 1; ; n++ {
-				mem := backend.NewMem()
+				mem := newMem()
 				if !j.empty {
 					mem = copyOf(t, st.before)
 				}

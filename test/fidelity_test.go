@@ -7,8 +7,8 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -108,9 +108,14 @@ func TestRealTrees(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	needFuse(t)
-	trees := []string{runtime.GOROOT() + "/src/net"}
+	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	distribution := strings.TrimSpace(string(goroot))
+	trees := []string{distribution + "/src/net"}
 	if slow() {
-		trees = []string{runtime.GOROOT(), "/usr/share"}
+		trees = []string{distribution, "/usr/share"}
 	}
 	c := newCLI(t)
 	c.init()

@@ -104,7 +104,7 @@ func sweep(t *testing.T, all map[string][]byte, damages func(yield func(damage) 
 	var wg sync.WaitGroup
 	var tried, missed atomic.Int64
 	for range runtime.GOMAXPROCS(0) {
-		mem := backend.NewMem()
+		mem := newMem()
 		for name, p := range all {
 			if err := mem.Put(t.Context(), name, p); err != nil {
 				t.Fatal(err)
@@ -156,7 +156,7 @@ func isKey(name string) bool { return strings.HasPrefix(name, "keys/") }
 // at a time, with the repository opened anew for each: in full size every byte,
 // in the ordinary run some of them.
 func TestEveryByteCounts(t *testing.T) {
-	b := backend.NewMem()
+	b := newMem()
 	flipRepo(t, b)
 	all := objects(t, b)
 	names := slices.Sorted(maps.Keys(all))
@@ -206,7 +206,7 @@ func TestEveryByteCounts(t *testing.T) {
 // TestEveryLengthCounts cuts files short, adds to them, and puts one in
 // another's place.
 func TestEveryLengthCounts(t *testing.T) {
-	mem := backend.NewMem()
+	mem := newMem()
 	flipRepo(t, mem)
 	all := objects(t, mem)
 	names := slices.Sorted(maps.Keys(all))

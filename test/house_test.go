@@ -74,6 +74,13 @@ func later() time.Time { return time.Now().Add(time.Hour) }
 // twice in one backend.
 var random = seeded(1)
 
+// newMem returns an empty backend of that clock.
+func newMem() *backend.Mem {
+	m := backend.NewMem()
+	m.SetClock(later)
+	return m
+}
+
 func options(t testing.TB) repo.Options {
 	return repo.Options{Random: random, Now: later, Logf: t.Logf}
 }

@@ -109,7 +109,7 @@ func alike(t testing.TB, params chunk.Params, w way) *repo.Repo {
 	t.Helper()
 	opt := options(t)
 	opt.Level, opt.Random = w.level, seeded(42)
-	r, err := repo.Init(t.Context(), backend.NewMem(), repo.InitOptions{Params: params, FrameSize: w.frame, PackSize: w.pack}, opt)
+	r, err := repo.Init(t.Context(), newMem(), repo.InitOptions{Params: params, FrameSize: w.frame, PackSize: w.pack}, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func (w watched) Entries(ctx context.Context, from int64) iter.Seq2[tree.Node, e
 func TestUnchangedFilesAreNotOpened(t *testing.T) {
 	t.Parallel()
 	dir := grown(t, 12)
-	r := initRepo(t, backend.NewMem(), small(t))
+	r := initRepo(t, newMem(), small(t))
 	o := &opened{}
 	src := func() tree.Node { return watched{live(t, dir), "", o} }
 	s1 := snapshot(t, r, src(), nil)
@@ -241,7 +241,7 @@ func TestIndexLostInTheMiddle(t *testing.T) {
 	t.Parallel()
 	dir := grown(t, 13)
 	for _, forget := range []bool{false, true} {
-		b := backend.NewMem()
+		b := newMem()
 		opt := options(t)
 		opt.CacheDir = t.TempDir()
 		r, err := repo.Init(t.Context(), b, small(t), opt)
@@ -288,7 +288,7 @@ func TestTwoSnapshotsAtOnce(t *testing.T) {
 	if _, err := gen.Mutate(dirs[1], 1, 0.3); err != nil {
 		t.Fatal(err)
 	}
-	b := backend.NewMem()
+	b := newMem()
 	first := initRepo(t, b, small(t))
 	base := snapshot(t, first, live(t, dirs[0]), func(o *snapshotter.Options) { o.Name = "base" })
 	if _, err := gen.Mutate(dirs[0], 2, 0.3); err != nil {

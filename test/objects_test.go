@@ -54,7 +54,7 @@ func everyKind(t testing.TB, r *repo.Repo, random io.Reader, now time.Time) {
 		t.Fatal(err)
 	}
 	public := ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey)
-	put(k, "writers/"+other.Self().String(), seal.KindWriter, seal.ForList, repo.Writer{V: 1, Public: public, Names: []string{"node*"}, Note: "another node"})
+	put(k, "writers/"+other.Self().String()+"-1", seal.KindWriter, seal.ForList, repo.Writer{V: 1, Public: public, Names: []string{"node*"}, Note: "another node"})
 	theirs := *last
 	theirs.ID, theirs.Name, theirs.Label = newID(), "node1", ""
 	put(other, "snapshots/"+theirs.ID.String(), seal.KindSnapshot, seal.ForEpoch, &theirs)

@@ -15,7 +15,7 @@ import (
 const (
 	headerFixed = 50
 	// TailFixed is the length of what follows the sealed trailer.
-	TailFixed = 64 + 4 + 32
+	TailFixed = 4 + 32
 	// MaxSize bounds a pack file in bytes: offsets are 32 bits, and readers
 	// take a whole pack into memory to verify it.
 	MaxSize = 1 << 30
@@ -62,6 +62,10 @@ func ParseHeader(p []byte) (*Header, int, error) {
 
 // AppendTrailer appends t's plain form.
 func AppendTrailer(dst []byte, t *Trailer) []byte {
+	return appendBytes(appendUnsigned(dst, t), signatureField, t.Signature)
+}
+
+func appendUnsigned(dst []byte, t *Trailer) []byte {
 	dst = append(dst, trailerVersion)
 	dst = appendBytes(dst, 1, t.Name[:])
 	dst = appendVarint(dst, 2, uint64(t.Kind))
@@ -177,6 +181,8 @@ func ParseTrailer(p []byte) (*Trailer, error) {
 				return nil, err
 			}
 			t.Frames = append(t.Frames, fr)
+		case f.num == signatureField && f.typ == protowire.BytesType:
+			t.Signature, ok = f.bytes, len(p) == 0
 		default:
 			t.Extra = append(t.Extra, f.raw...)
 		}
@@ -262,7 +268,22 @@ func (t *Trailer) check() error {
 	return nil
 }
 
-func signed(header, sealedTrailer []byte, name Name) []byte {
-	d := chunk.Digest(append(bytes.Clone(header), sealedTrailer...))
+// signatureField is the number of the trailer's last field.
+const signatureField = 99
+
+// signedMessage is what the writer signs: the pack's name and the hash of the
+// plain trailer before the signature.
+func signedMessage(name Name, plain []byte) []byte {
+	d := chunk.Digest(plain)
 	return bytes.Join([][]byte{[]byte("cutbank pack"), []byte(name.Object()), d[:]}, []byte{0})
+}
+
+// Verify proves that the trailer was signed by its writer, and these keys know
+// that writer: so a trailer proves itself wherever it stands.
+func (t *Trailer) Verify(k *seal.Keys) error {
+	plain := appendUnsigned(nil, t)
+	if err := k.Verify(seal.WriterID(t.Writer), signedMessage(t.Name, plain), t.Signature); err != nil {
+		return fmt.Errorf("pack %s: %w", t.Name, err)
+	}
+	return nil
 }

@@ -25,7 +25,8 @@ func sampleTrailer() *pack.Trailer {
 			{Off: 600, Stored: 20, Chunks: []pack.Chunk{{ID: chunk.ID{3}, Len: 1, Kind: pack.Delta, Base: chunk.ID{1}}, {ID: chunk.ID{4}, Len: 2}},
 				Extra: protowire.AppendVarint(protowire.AppendTag(nil, 9, protowire.VarintType), 77)},
 		},
-		Extra: protowire.AppendString(protowire.AppendTag(nil, 100, protowire.BytesType), "from later"),
+		Extra:     protowire.AppendString(protowire.AppendTag(nil, 98, protowire.BytesType), "from later"),
+		Signature: bytes.Repeat([]byte{0x51}, 64),
 	}
 	for i := range tr.Frames {
 		f := &tr.Frames[i]
@@ -65,6 +66,65 @@ func TestUnknownFields(t *testing.T) {
 	}
 	if again, err := pack.ParseTrailer(pack.AppendTrailer(nil, got)); err != nil || !reflect.DeepEqual(again, got) {
 		t.Errorf("written and read again: %+v, %v", again, err)
+	}
+}
+
+// TestVerify: a trailer proves itself, wherever it stands, and with the fields of
+// a newer program in it.
+func TestVerify(t *testing.T) {
+	k := testKeys(t)
+	x := build(t, k, pack.Data, []int{10, 20}, []int{30})
+	p := pack.AppendTrailer(nil, x.trailer)
+	for _, tt := range []struct {
+		name string
+		do   func(*pack.Trailer)
+		want error // nil: none
+	}{
+		{"as it is", func(*pack.Trailer) {}, nil},
+		{"another name", func(tr *pack.Trailer) { tr.Name[0]++ }, chunk.ErrCorrupt},
+		{"another kind", func(tr *pack.Trailer) { tr.Kind = pack.Meta }, chunk.ErrCorrupt},
+		{"another epoch", func(tr *pack.Trailer) { tr.Epoch++ }, chunk.ErrCorrupt},
+		{"another writer", func(tr *pack.Trailer) { tr.Writer[0]++ }, seal.ErrNoKey},
+		{"another session", func(tr *pack.Trailer) { tr.Session[0]++ }, chunk.ErrCorrupt},
+		{"another key", func(tr *pack.Trailer) { tr.Wrapped[0] ^= 1 }, chunk.ErrCorrupt},
+		{"another size", func(tr *pack.Trailer) { tr.Size++ }, chunk.ErrCorrupt},
+		{"a frame less", func(tr *pack.Trailer) { tr.Frames = tr.Frames[:1] }, chunk.ErrCorrupt},
+		{"another place", func(tr *pack.Trailer) { tr.Frames[1].Off++ }, chunk.ErrCorrupt},
+		{"another chunk", func(tr *pack.Trailer) { tr.Frames[1].Chunks[0].ID[31]++ }, chunk.ErrCorrupt},
+		{"a field more", func(tr *pack.Trailer) { tr.Extra = sampleTrailer().Extra }, chunk.ErrCorrupt},
+		{"another signature", func(tr *pack.Trailer) { tr.Signature[0] ^= 1 }, chunk.ErrCorrupt},
+		{"no signature", func(tr *pack.Trailer) { tr.Signature = nil }, chunk.ErrCorrupt},
+	} {
+		tr, err := pack.ParseTrailer(bytes.Clone(p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tt.do(tr)
+		err = tr.Verify(k)
+		if tt.want == nil {
+			if err != nil {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+			continue
+		}
+		wantErr(t, tt.name, err, tt.want)
+	}
+
+	later := sampleTrailer()
+	later.Writer, later.Signature = k.Self(), nil
+	plain := pack.AppendTrailer(nil, later)
+	d := chunk.Digest(plain)
+	sig, err := k.Sign(bytes.Join([][]byte{[]byte("cutbank pack"), []byte(later.Name.Object()), d[:]}, []byte{0}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := protowire.AppendBytes(protowire.AppendTag(plain, 99, protowire.BytesType), sig)
+	tr, err := pack.ParseTrailer(signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Verify(k); err != nil {
+		t.Errorf("with fields of a newer program: %v", err)
 	}
 }
 
@@ -130,6 +190,8 @@ func TestParseTrailerRefuses(t *testing.T) {
 		{"length beyond 32 bits", chunks(append(binary.AppendUvarint(nil, 1<<35), id...)), chunk.ErrCorrupt},
 		{"length without end", chunks(bytes.Repeat([]byte{0xff}, 50)), chunk.ErrCorrupt},
 		{"delta without base", chunks(append([]byte{8 | 1}, id...)), chunk.ErrCorrupt},
+		{"field behind the signature", append(field(99, make([]byte, 64)), number(50, 1)[1:]...), chunk.ErrCorrupt},
+		{"two signatures", append(field(99, make([]byte, 64)), field(99, make([]byte, 64))[1:]...), chunk.ErrCorrupt},
 		{"unknown kind of chunk", chunks(append([]byte{8 | 5}, id...)), seal.ErrVersion},
 	}
 	for _, tt := range tests {

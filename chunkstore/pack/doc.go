@@ -19,14 +19,15 @@
 //	        frames, each: 4 bytes length of the stored frame, the stored frame
 //	        trailer, sealed: 12-byte nonce, AES-256-GCM under the list key
 //	        derived for the pack's object name, which is the additional data too
-//	    64  Ed25519 signature of "cutbank pack", 0, the object name, 0, and the
-//	        BLAKE3 hash of header and sealed trailer
 //	     4  length of the sealed trailer
 //	    32  BLAKE3 hash of all before
 //
-// The closing hash finds rot without any key. The signature covers header and
-// trailer only, so that a reader proves what a pack lists with one small read;
-// the frames are proven by their own AEAD, and the chunks by their IDs.
+// The closing hash finds rot without any key. The writer's signature stands in
+// the trailer, which repeats the header: so a reader proves what a pack lists
+// with one small read, and a trailer proves itself in an index segment too. The
+// frames are proven by their own AEAD, and the chunks by their IDs. Nothing here
+// is bound to one repository: packs are copied as they are between repositories
+// that share their secrets.
 //
 // # The trailer
 //
@@ -50,6 +51,9 @@
 //	           3  varint  length of the plain frame
 //	           4  bytes   its chunks in order, each: uvarint length << 3 | kind,
 //	                      the ID (32 bytes), and for kind 1 the base's ID
+//	99 bytes   the last field: Ed25519 signature of "cutbank pack", 0, the
+//	           pack's object name, 0, and the BLAKE3 hash of the plain trailer
+//	           up to here
 //
 // Chunk kinds: 0 plain; 1 delta against a base chunk (reserved: no version 1
 // program writes it, and readers keep it but give it no location). A chunk of

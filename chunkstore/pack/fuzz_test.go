@@ -76,6 +76,9 @@ func sameTrailer(a, b *pack.Trailer) bool {
 	if len(x.Wrapped) == 0 && len(y.Wrapped) == 0 {
 		x.Wrapped, y.Wrapped = nil, nil
 	}
+	if len(x.Signature) == 0 && len(y.Signature) == 0 {
+		x.Signature, y.Signature = nil, nil
+	}
 	return reflect.DeepEqual(x, y)
 }
 

@@ -106,9 +106,10 @@ type Header struct {
 type Trailer struct {
 	Name Name
 	Header
-	Size   int64 // of the whole file in bytes; 0 while it is not finished
-	Frames []Frame
-	Extra  []byte // fields of newer versions, as they came
+	Size      int64 // of the whole file in bytes; 0 while it is not finished
+	Frames    []Frame
+	Extra     []byte // fields of newer versions, as they came
+	Signature []byte // of the writer, over all the rest
 }
 
 // Location is where one copy of a chunk lies.

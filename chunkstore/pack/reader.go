@@ -37,11 +37,8 @@ func ReadTrailer(k *seal.Keys, name Name, size int64, read ReadAt) (*Trailer, er
 	if err != nil {
 		return nil, err
 	}
-	h, hn, err := ParseHeader(head)
+	h, _, err := ParseHeader(head)
 	if err != nil {
-		return nil, fmt.Errorf("pack %s: %w", name, err)
-	}
-	if err := k.Verify(seal.WriterID(h.Writer), signed(head[:hn], tail[:n], name), tail[n:n+64]); err != nil {
 		return nil, fmt.Errorf("pack %s: %w", name, err)
 	}
 	plain, err := k.OpenList(name.Object(), tail[:n])
@@ -50,6 +47,9 @@ func ReadTrailer(k *seal.Keys, name Name, size int64, read ReadAt) (*Trailer, er
 	}
 	t, err := ParseTrailer(plain)
 	if err != nil {
+		return nil, err
+	}
+	if err := t.Verify(k); err != nil {
 		return nil, err
 	}
 	if t.Name != name || t.Size != size || t.Kind != h.Kind || t.Epoch != h.Epoch || t.Session != h.Session || !bytes.Equal(t.Wrapped, h.Wrapped) || t.Writer != h.Writer {

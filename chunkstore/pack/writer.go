@@ -1,6 +1,7 @@
 package pack
 
 import (
+	"crypto/ed25519"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -13,7 +14,7 @@ import (
 type Builder struct {
 	t      Trailer
 	key    *seal.FrameKey
-	header int
+	chunks int
 	buf    []byte
 }
 
@@ -35,7 +36,6 @@ func NewBuilder(k *seal.Keys, kind Kind, session [16]byte, random io.Reader, buf
 	}
 	b.key = seal.NewFrameKey(key, b.t.Name[:])
 	b.buf = AppendHeader(b.buf, &b.t.Header)
-	b.header = len(b.buf)
 	return b, nil
 }
 
@@ -44,6 +44,9 @@ func (b *Builder) Name() Name { return b.t.Name }
 
 // Size returns how many bytes the pack has so far.
 func (b *Builder) Size() int { return len(b.buf) }
+
+// Chunks returns how many chunks the pack has so far.
+func (b *Builder) Chunks() int { return b.chunks }
 
 // Frames returns how many frames the pack has so far.
 func (b *Builder) Frames() int { return len(b.t.Frames) }
@@ -54,6 +57,7 @@ func (b *Builder) Add(packed []byte, plain int, chunks []Chunk) {
 	n := len(packed) + seal.FrameOverhead - 1
 	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(n))
 	off := len(b.buf)
+	b.chunks += len(chunks)
 	b.buf = b.key.Seal(b.buf, uint32(len(b.t.Frames)), packed)
 	b.t.Frames = append(b.t.Frames, Frame{Off: uint32(off), Stored: uint32(n), Plain: uint32(plain), Chunks: chunks})
 }
@@ -66,6 +70,7 @@ func (b *Builder) Finish(k *seal.Keys, random io.Reader) ([]byte, *Trailer, erro
 	// The size is part of what it is the size of: the trailer's length does
 	// not depend on the value as long as its varint has the same length, so
 	// try until it stands.
+	b.t.Signature = make([]byte, ed25519.SignatureSize)
 	plain, size := []byte(nil), int64(0)
 	for range 4 {
 		b.t.Size = size
@@ -79,15 +84,16 @@ func (b *Builder) Finish(k *seal.Keys, random io.Reader) ([]byte, *Trailer, erro
 	if b.t.Size != size {
 		return nil, nil, fmt.Errorf("pack %s: its size does not settle at %d bytes", b.t.Name, size)
 	}
-	sealed, err := k.SealList(name, plain, random)
-	if err != nil {
-		return nil, nil, err
-	}
-	sig, err := k.Sign(signed(b.buf[:b.header], sealed, b.t.Name))
+	sig, err := k.Sign(signedMessage(b.t.Name, appendUnsigned(nil, &b.t)))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
-	b.buf = append(append(b.buf, sealed...), sig...)
+	b.t.Signature = sig
+	sealed, err := k.SealList(name, AppendTrailer(plain[:0], &b.t), random)
+	if err != nil {
+		return nil, nil, err
+	}
+	b.buf = append(b.buf, sealed...)
 	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(sealed)))
 	d := chunk.Digest(b.buf)
 	p, t := append(b.buf, d[:]...), b.t

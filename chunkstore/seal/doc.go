@@ -38,13 +38,14 @@
 //	34   w  a random 32-byte key, wrapped for the epoch (HPKE)
 //	     4  length n of the body
 //	     n  body; for sealing 1 and 2: 12-byte nonce, AES-256-GCM ciphertext
-//	    64  Ed25519 signature of "cutbank object", 0, the object's name, 0, and
-//	        the BLAKE3 hash of all before; zero where unsigned
+//	    64  Ed25519 signature of "cutbank object", 0, the repository's ID, "/",
+//	        the object's name, 0, and the BLAKE3 hash of all before; zero where
+//	        unsigned
 //	    32  BLAKE3 hash of all before
 //
 // For sealing 1 the key is BLAKE3-derived from the list key and the object's
-// name; for all sealings the name is the additional data. So an object under
-// another's name does not open.
+// name; the additional data is the repository's ID, "/" and the name. So an
+// object under another's name, or in another repository, does not open.
 //
 // HPKE (RFC 9180) is used in base mode with MLKEM768-X25519, HKDF-SHA256 and
 // AES-256-GCM; its info is the constant wrapInfo and the name of the pack or

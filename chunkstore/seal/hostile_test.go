@@ -25,10 +25,10 @@ func hostile(k *Keys, name string, o Object, body []byte) []byte {
 	}
 	if o.Sealing != Clear && body != nil {
 		nonce := make([]byte, nonceSize)
-		body = newGCM(key).Seal(nonce, nonce, body, []byte(name))
+		body = newGCM(key).Seal(nonce, nonce, body, k.bound(name))
 	}
 	p := appendObject(nil, &o, body)
-	sig, _ := k.Sign(signedMessage("cutbank object", name, p))
+	sig, _ := k.Sign(k.signedMessage(name, p))
 	return finishObject(p, sig)
 }
 

@@ -96,10 +96,10 @@ func (k *Keys) Seal(name string, kind Kind, s Sealing, body []byte, random io.Re
 				return nil, err
 			}
 		}
-		body = newGCM(key).Seal(nonce, nonce, body, []byte(name))
+		body = newGCM(key).Seal(nonce, nonce, body, k.bound(name))
 	}
 	p := appendObject(nil, &o, body)
-	sig, err := k.Sign(signedMessage("cutbank object", name, p))
+	sig, err := k.Sign(k.signedMessage(name, p))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -136,9 +136,13 @@ func finishObject(p, sig []byte) []byte {
 	return append(p, d[:]...)
 }
 
-func signedMessage(domain, name string, p []byte) []byte {
+// bound is an object's name in its repository: repositories may share their
+// secrets, but no object of one passes for one of another.
+func (k *Keys) bound(name string) []byte { return []byte(k.ring.Repo + "/" + name) }
+
+func (k *Keys) signedMessage(name string, p []byte) []byte {
 	d := chunk.Digest(p)
-	return bytes.Join([][]byte{[]byte(domain), []byte(name), d[:]}, []byte{0})
+	return bytes.Join([][]byte{[]byte("cutbank object"), k.bound(name), d[:]}, []byte{0})
 }
 
 // Parse reads an envelope without any key: it checks the closing hash, magic,
@@ -182,7 +186,7 @@ func Parse(p []byte) (*Object, error) {
 // Open proves that the object was signed under this name by a writer that
 // these keys know, and replaces o.Body by its plain form.
 func (k *Keys) Open(name string, o *Object) error {
-	if err := k.Verify(o.Writer, signedMessage("cutbank object", name, o.signed), o.sig); err != nil {
+	if err := k.Verify(o.Writer, k.signedMessage(name, o.signed), o.sig); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if o.Sealing == Clear {
@@ -201,7 +205,7 @@ func (k *Keys) Open(name string, o *Object) error {
 	if len(o.Body) < nonceSize {
 		return fmt.Errorf("%s: body too short: %w", name, chunk.ErrCorrupt)
 	}
-	body, err := newGCM(key).Open(nil, o.Body[:nonceSize], o.Body[nonceSize:], []byte(name))
+	body, err := newGCM(key).Open(nil, o.Body[:nonceSize], o.Body[nonceSize:], k.bound(name))
 	if err != nil {
 		return fmt.Errorf("%s: does not open: %w", name, chunk.ErrCorrupt)
 	}

@@ -68,6 +68,10 @@ func TestObjectsAreBoundToTheirNames(t *testing.T) {
 		}
 		_, err := k.OpenAs("config/2", seal.KindConfig, p)
 		wantErr(t, "under another name", err, chunk.ErrCorrupt)
+		r := testRing(t)
+		r.Repo = "ffeeddccbbaa99887766554433221100"
+		_, err = open(t, r).OpenAs("config/1", seal.KindConfig, p)
+		wantErr(t, "in another repository of the same secrets", err, chunk.ErrCorrupt)
 		_, err = k.OpenAs("config/1", seal.KindMark, p)
 		wantErr(t, "as another kind", err, chunk.ErrCorrupt)
 		if err != nil && !strings.Contains(err.Error(), "config/1") {

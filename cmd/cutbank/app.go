@@ -78,7 +78,7 @@ func (a *app) options() (repo.Options, error) {
 		return repo.Options{}, err
 	}
 	return repo.Options{Password: a.password, CacheDir: dir, CacheLimit: int64(a.cacheLimit), Level: a.level, FrameCache: a.frameCache,
-		Random: rand.Reader, Now: now, Logf: a.logf}, nil
+		NoOpenKeys: a.passwordGiven(), Host: hostName(), Program: programVersion(), Random: rand.Reader, Now: now, Logf: a.logf}, nil
 }
 
 // stateDir returns the folder for local state, empty for none.
@@ -136,6 +136,18 @@ func (a *app) synced(ctx context.Context) (*repo.Repo, error) {
 		a.warnf("%v; `cutbank verify` tells what it affects", err)
 	}
 	return r, nil
+}
+
+// passwordGiven reports whether there is a source of the password but the
+// prompt.
+func (a *app) passwordGiven() bool {
+	return a.givenPassword != "" || a.passwordCommand != "" || os.Getenv("CUTBANK_PASSWORD") != "" || os.Getenv("CUTBANK_PASSWORD_FILE") != ""
+}
+
+// hostName is what this machine calls itself; empty if it does not know.
+func hostName() string {
+	name, _ := os.Hostname()
+	return name
 }
 
 // password gets the password of an existing repository.

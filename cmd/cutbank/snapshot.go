@@ -52,9 +52,8 @@ out always.`,
 		Args: between(0, -1, "one PATH or more"),
 		RunE: func(c *cobra.Command, args []string) error { return a.snapshot(c.Context(), &s, args) },
 	}
-	host, _ := os.Hostname()
 	f := c.Flags()
-	f.StringVarP(&s.name, "name", "n", host, "what the snapshots of this source are called")
+	f.StringVarP(&s.name, "name", "n", hostName(), "what the snapshots of this source are called")
 	f.StringVar(&s.label, "label", "", "a label for this snapshot, unique for the name")
 	f.StringVar(&s.note, "note", "", "a note for people")
 	f.StringSliceVar(&s.tags, "tag", nil, "a tag; repeatable")
@@ -89,10 +88,9 @@ func (a *app) snapshot(ctx context.Context, s *snapshotFlags, args []string) err
 	if err != nil {
 		return err
 	}
-	host, _ := os.Hostname()
 	var p snapshotter.Progress
-	opt := snapshotter.Options{Name: s.name, Label: s.label, Note: s.note, Tags: s.tags, Host: host, Program: programVersion(), Exclude: slices.Clone(s.exclude),
-		Workers: s.workers, NoParent: s.noParent, Now: now, Progress: &p, Logf: a.logf}
+	opt := snapshotter.Options{Name: s.name, Label: s.label, Note: s.note, Tags: s.tags, Host: hostName(), Program: programVersion(), Exclude: slices.Clone(s.exclude),
+		Workers: s.workers, NoParent: s.noParent, Now: now, Progress: &p, Logf: a.logf, Warnf: a.warnf}
 	if fl != nil {
 		opt.Filter = fl.take
 	}

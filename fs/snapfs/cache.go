@@ -89,6 +89,33 @@ func NewCache(c Chunks) *Cache {
 	return &Cache{c: c, byID: map[chunk.ID]*list.Element{}, lru: list.New()}
 }
 
+// below returns the page that a reference promises.
+func (c *Cache) below(ctx context.Context, parent *page, i int) (*page, error) {
+	r := &parent.Refs[i]
+	pg, err := c.page(ctx, r.ID, parent.Kind, parent.Level-1)
+	if err != nil {
+		return nil, err
+	}
+	want := r.Below.Nodes
+	if parent.Kind == tree.RecipePage {
+		want = r.Below.Bytes
+	}
+	return pg, pg.promised(r.ID, want, r.Items)
+}
+
+// promised checks the counts of a page against those of who refers to it: by
+// them nodes and bytes are found.
+func (pg *page) promised(id chunk.ID, total, items uint64) error {
+	n := uint64(len(pg.starts))
+	if l := len(pg.items); l > 0 {
+		n = pg.items[l-1] + pg.Refs[l-1].Items
+	}
+	if pg.total != total || n != items {
+		return fmt.Errorf("page %s holds %d items and %d below, not %d and %d: %w", id, n, pg.total, items, total, chunk.ErrCorrupt)
+	}
+	return nil
+}
+
 // page returns the page of that ID, which must be of that kind and level;
 // level -1: any, for roots.
 func (c *Cache) page(ctx context.Context, id chunk.ID, kind tree.PageKind, level int) (*page, error) {

@@ -32,19 +32,15 @@ func (n *node) Extents(ctx context.Context, off int64) iter.Seq2[tree.Extent, er
 			}
 			return
 		}
-		end := int64(0)
-		ok := n.extents(ctx, n.e.Recipe, -1, off, 0, func(x tree.Extent, err error) bool {
-			end = x.Off + x.Len
-			return yield(x, err)
-		})
-		if ok && end != n.e.Size {
-			yield(tree.Extent{}, n.fail("read", fmt.Errorf("the recipe describes %d bytes of %d: %w", end, n.e.Size, chunk.ErrCorrupt)))
+		pg, err := n.s.c.page(ctx, n.e.Recipe, tree.RecipePage, -1)
+		if err == nil && pg.total != uint64(n.e.Size) {
+			err = fmt.Errorf("the recipe describes %d bytes of %d: %w", pg.total, n.e.Size, chunk.ErrCorrupt)
 		}
+		n.extents(ctx, pg, err, off, 0, yield)
 	}
 }
 
-func (n *node) extents(ctx context.Context, id chunk.ID, level int, off, start int64, yield func(tree.Extent, error) bool) bool {
-	pg, err := n.s.c.page(ctx, id, tree.RecipePage, level)
+func (n *node) extents(ctx context.Context, pg *page, err error, off, start int64, yield func(tree.Extent, error) bool) bool {
 	if err != nil {
 		yield(tree.Extent{}, n.fail("read", err))
 		return false
@@ -56,7 +52,8 @@ func (n *node) extents(ctx context.Context, id chunk.ID, level int, off, start i
 	for i := first; i < len(pg.starts); i++ {
 		at := start + int64(pg.starts[i])
 		if pg.Level > 0 {
-			if !n.extents(ctx, pg.Refs[i].ID, pg.Level-1, off, at, yield) {
+			next, err := n.s.c.below(ctx, pg, i)
+			if !n.extents(ctx, next, err, off, at, yield) {
 				return false
 			}
 			continue
@@ -89,6 +86,9 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 			return done, err
 		}
 		from := off + int64(done) - x.Off
+		if from < 0 || from >= x.Len {
+			return done, n.fail("read", fmt.Errorf("extents leave a gap at %d: %w", off+int64(done), chunk.ErrCorrupt))
+		}
 		dst := want[done:]
 		if int64(len(dst)) > x.Len-from {
 			dst = dst[:x.Len-from]

@@ -212,9 +212,8 @@ func (n *node) find(ctx context.Context, name string) (*tree.Entry, spot, error)
 	if n.e.Root.IsZero() {
 		return nil, at, fs.ErrNotExist
 	}
-	id, level := n.e.Root, -1
+	pg, err := n.top(ctx)
 	for {
-		pg, err := n.s.c.page(ctx, id, tree.DirPage, level)
 		if err != nil {
 			return nil, at, err
 		}
@@ -230,8 +229,17 @@ func (n *node) find(ctx context.Context, name string) (*tree.Entry, spot, error)
 			return nil, at, fs.ErrNotExist
 		}
 		at = at.skip(pg, i)
-		id, level = pg.Refs[i].ID, pg.Level-1
+		pg, err = n.s.c.below(ctx, pg, i)
 	}
+}
+
+// top returns the root page of a directory that has entries.
+func (n *node) top(ctx context.Context) (*page, error) {
+	pg, err := n.s.c.page(ctx, n.e.Root, tree.DirPage, -1)
+	if err != nil {
+		return nil, err
+	}
+	return pg, pg.promised(n.e.Root, n.e.Below.Nodes, n.e.Children)
 }
 
 func (n *node) ByNumber(ctx context.Context, number uint64) (tree.Node, error) {
@@ -259,21 +267,20 @@ func (n *node) below(ctx context.Context, number uint64) (*node, error) {
 		return nil, fs.ErrNotExist
 	}
 	at := n.first()
-	id, level := n.e.Root, -1
+	pg, err := n.top(ctx)
 	for {
-		pg, err := n.s.c.page(ctx, id, tree.DirPage, level)
 		if err != nil {
 			return nil, err
 		}
 		if number < at.number || number-at.number >= pg.total {
-			return nil, fmt.Errorf("page %s holds %d nodes, number %d should be among them: %w", id, pg.total, number-at.number, chunk.ErrCorrupt)
+			return nil, fmt.Errorf("%d nodes are below, number %d should be among them: %w", pg.total, number-at.number, chunk.ErrCorrupt)
 		}
 		i := sort.Search(len(pg.starts), func(i int) bool { return pg.starts[i] > number-at.number }) - 1
 		at = at.skip(pg, i)
 		if pg.Level == 0 {
 			return n.child(ctx, &pg.Entries[i], at)
 		}
-		id, level = pg.Refs[i].ID, pg.Level-1
+		pg, err = n.s.c.below(ctx, pg, i)
 	}
 }
 
@@ -286,15 +293,15 @@ func (n *node) Entries(ctx context.Context, from int64) iter.Seq2[tree.Node, err
 		if n.e.Root.IsZero() || from < 0 || uint64(from) >= n.e.Children {
 			return
 		}
-		n.entries(ctx, n.e.Root, -1, uint64(from), n.first(), yield)
+		pg, err := n.top(ctx)
+		n.entries(ctx, pg, err, uint64(from), n.first(), yield)
 	}
 }
 
 // entries yields the leaf items of a page from the from-th on and reports
 // whether to go on. Damage of a page is yielded, and the pages behind it are
 // still read.
-func (n *node) entries(ctx context.Context, id chunk.ID, level int, from uint64, at spot, yield func(tree.Node, error) bool) bool {
-	pg, err := n.s.c.page(ctx, id, tree.DirPage, level)
+func (n *node) entries(ctx context.Context, pg *page, err error, from uint64, at spot, yield func(tree.Node, error) bool) bool {
 	if err != nil {
 		return yield(nil, n.fail("readdir", err)) && ctx.Err() == nil
 	}
@@ -319,7 +326,8 @@ func (n *node) entries(ctx context.Context, id chunk.ID, level int, from uint64,
 		if from > pg.items[i] {
 			skip = from - pg.items[i]
 		}
-		if !n.entries(ctx, pg.Refs[i].ID, pg.Level-1, skip, at.skip(pg, i), yield) {
+		next, err := n.s.c.below(ctx, pg, i)
+		if !n.entries(ctx, next, err, skip, at.skip(pg, i), yield) {
 			return false
 		}
 	}

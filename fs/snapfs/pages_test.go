@@ -309,7 +309,7 @@ func (c *chunks) only(t testing.TB, name string) chunk.ID {
 // few pages.
 func TestFewPages(t *testing.T) {
 	c := newChunks()
-	const total = 30_000
+	const total = 10_000
 	c.open(t, c.dir(t, "d", manyFiles(t, c, total)...))
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for name, do := range map[string]func(root tree.Numbered, i int) error{
@@ -334,7 +334,7 @@ func TestFewPages(t *testing.T) {
 			return errors.New("none")
 		},
 	} {
-		for range 20 {
+		for range 10 {
 			root := c.reopen(t)
 			c.pages = nil
 			if err := do(root, rnd.IntN(total)); err != nil {

@@ -49,7 +49,7 @@
 //	 6 varint  mtime, seconds since 1970, zigzag
 //	 7 varint  mtime, nanoseconds
 //	 8 varint  size of a file
-//	 9 varint  allocated / 512 + 1, where it is not the size rounded up to 4096
+//	 9 varint  bytes of a file that are holes
 //	10 bytes   target of a symlink
 //	11 varint  device number (Linux makedev)
 //	12 varint  number of names that the file had, if not 1

@@ -32,6 +32,7 @@ type Entry struct {
 	XattrPage chunk.ID // page with the extended attributes
 	Extents   []Extent // a short recipe
 	Recipe    chunk.ID // root of a longer one
+	Holes     int64    // bytes of a file that are holes
 	Root      chunk.ID // of a directory's pages; zero if it is empty
 	Children  uint64   // of a directory
 	Below     Totals   // what is below a directory, without itself
@@ -53,7 +54,9 @@ func (e *Entry) Totals() Totals {
 	return t
 }
 
-// roundAllocated is what a file of that size usually takes on disk.
+// roundAllocated is what that much data usually takes on disk. What the source
+// took there says more of its file system than of the file, and would make equal
+// trees unequal.
 func roundAllocated(size int64) int64 { return (size + 4095) &^ 4095 }
 
 // AppendEntry appends e's stored form.
@@ -67,9 +70,7 @@ func AppendEntry(p []byte, e *Entry) []byte {
 	p = appendVarint(p, 7, uint64(e.Mtime.Nsec))
 	if e.Kind == File {
 		p = appendVarint(p, 8, uint64(e.Size))
-		if e.Allocated != roundAllocated(e.Size) {
-			p = appendVarint(p, 9, uint64(e.Allocated/512)+1)
-		}
+		p = appendVarint(p, 9, uint64(e.Holes))
 	}
 	p = appendString(p, 10, e.Target)
 	p = appendVarint(p, 11, e.Rdev)
@@ -106,7 +107,6 @@ func AppendEntry(p []byte, e *Entry) []byte {
 
 func parseEntry(p []byte) (Entry, error) {
 	var e Entry
-	allocated := uint64(0)
 	var deep error
 	err := fields(p, func(f *field) bool {
 		switch f.num {
@@ -133,8 +133,8 @@ func parseEntry(p []byte) (Entry, error) {
 			e.Size = int64(f.v)
 			return f.v < 1<<62
 		case 9:
-			allocated = f.v
-			return f.v < 1<<52
+			e.Holes = int64(f.v)
+			return f.v <= maxCount
 		case 10:
 			e.Target = string(f.bytes)
 		case 11:
@@ -175,10 +175,7 @@ func parseEntry(p []byte) (Entry, error) {
 		return e, err
 	}
 	if e.Kind == File {
-		e.Allocated = roundAllocated(e.Size)
-		if allocated > 0 {
-			e.Allocated = int64(allocated-1) * 512
-		}
+		e.Allocated = roundAllocated(e.Size - e.Holes)
 	} else {
 		e.Size = 0 // check sets that of a symlink
 	}
@@ -225,6 +222,7 @@ func (e *Entry) check() error {
 	case Dir:
 		ok = ok && e.Root.IsZero() == (e.Children == 0) && e.Below.Nodes >= e.Children && e.Link == ""
 	case File:
+		ok = ok && e.Holes >= 0 && e.Holes <= e.Size
 		if e.Recipe.IsZero() {
 			ok = ok && placeExtents(e.Extents) == e.Size
 		} else {

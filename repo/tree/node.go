@@ -64,7 +64,7 @@ type Attr struct {
 	UID, GID  uint32
 	Mtime     Time
 	Size      int64  // a file's bytes, a link target's length; 0 for all else
-	Allocated int64  // bytes that a file's data takes on disk (st_blocks * 512)
+	Allocated int64  // bytes that a file's data takes on disk: st_blocks * 512; of a stored file what is no hole, in blocks of 4096
 	Target    string // where a symlink points, any bytes
 	Rdev      uint64 // a device's number, as Linux's makedev encodes it
 

@@ -50,12 +50,16 @@ type Ref struct {
 	Extra []byte
 }
 
-func (t *Totals) add(u Totals) {
+// Add adds u. The sum of the sizes stops at the largest that pages can say.
+func (t *Totals) Add(u Totals) {
 	t.Nodes += u.Nodes
 	t.Files += u.Files
 	t.Dirs += u.Dirs
-	t.Bytes += u.Bytes
+	t.Bytes = min(t.Bytes+u.Bytes, maxCount) // sparse files can claim any size
 }
+
+// maxCount bounds counts and sizes in pages.
+const maxCount = 1<<62 - 1
 
 // listWriter cuts a list into pages, level upon level, as items come.
 type listWriter struct {
@@ -89,7 +93,7 @@ func (w *listWriter) add(n int, item []byte, hash uint64, sum Ref) error {
 	l.count++
 	l.sum.Last = sum.Last
 	l.sum.Items += sum.Items
-	l.sum.Below.add(sum.Below)
+	l.sum.Below.Add(sum.Below)
 	hi, _ := bits.Mul64(^uint64(0)/pageSpread, uint64(len(item)))
 	l.cut = len(l.items) >= pageMin && (hi > 0 || hash < ^uint64(0)/pageSpread*uint64(len(item)))
 	return nil

@@ -67,6 +67,7 @@ type RecipeWriter struct {
 	list   listWriter
 	inline []Extent
 	size   int64
+	holes  int64
 	buf    []byte
 }
 
@@ -85,6 +86,9 @@ func (w *RecipeWriter) Add(x Extent) error {
 	}
 	x.Off = w.size
 	w.size += x.Len
+	if x.Kind == Hole {
+		w.holes += x.Len
+	}
 	if w.list.levels == nil {
 		if len(w.inline) < maxInlineExtents {
 			w.inline = append(w.inline, x)
@@ -112,6 +116,7 @@ func (w *RecipeWriter) page(x Extent) error {
 // Finish writes what is left and sets e's Extents or Recipe, and its Size.
 func (w *RecipeWriter) Finish(e *Entry) error {
 	e.Size, e.Extents, e.Recipe = w.size, w.inline, chunk.ID{}
+	e.Holes, e.Allocated = w.holes, roundAllocated(w.size-w.holes)
 	if w.list.levels == nil {
 		return nil
 	}

@@ -28,8 +28,11 @@ func (l *nameList) bytes(ref uint64) []byte {
 	return l.text[off : off+ref&0xffff]
 }
 
+// sort sorts the names and leaves out what comes twice: a name that is moved
+// while the directory is read may be listed at both places.
 func (l *nameList) sort() {
 	slices.SortFunc(l.refs, func(a, b uint64) int { return bytes.Compare(l.bytes(a), l.bytes(b)) })
+	l.refs = slices.CompactFunc(l.refs, func(a, b uint64) bool { return bytes.Equal(l.bytes(a), l.bytes(b)) })
 }
 
 // direntBuffers are for getdents: large ones save system calls.

@@ -61,7 +61,15 @@ func (f *Folder) put(ctx context.Context, file string, p []byte) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(file))
+	if err = syncDir(filepath.Dir(file)); err == nil {
+		return nil
+	}
+	if syncDir(filepath.Dir(file)) == nil {
+		return nil
+	}
+	// What is not durable must not be found by who looks whether it is there.
+	os.Remove(file)
+	return err
 }
 
 // durableDir makes a directory below the folder, and lets its entry and those
