@@ -199,7 +199,7 @@ const perPack = 100
 // Nothing lies behind it.
 func testPack(n int) *pack.Trailer {
 	t := &pack.Trailer{Name: testName(n), Size: 1 << 20, Header: pack.Header{Kind: pack.Data, Epoch: 1, Wrapped: bytes.Repeat([]byte{byte(n), 7}, 584)}}
-	t.Writer[0], t.Session[0] = 1, 2
+	t.Session[0] = 2
 	for f := range 2 {
 		fr := pack.Frame{Off: uint32(2000 + f*100_000), Stored: 90_000}
 		for c := range perPack / 2 {
@@ -207,6 +207,9 @@ func testPack(n int) *pack.Trailer {
 		}
 		fr.Plain = fr.Start(len(fr.Chunks))
 		t.Frames = append(t.Frames, fr)
+	}
+	if err := t.Sign(testKeys()); err != nil {
+		panic(err)
 	}
 	return t
 }

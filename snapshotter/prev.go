@@ -152,6 +152,7 @@ func (u *run) takeOver(ctx context.Context, e *tree.Entry, p *prevItem) bool {
 			}
 		}
 		e.Extents, e.Recipe = p.e.Extents, p.e.Recipe
+		e.Holes, e.Allocated = p.e.Holes, p.e.Allocated
 	}
 	e.Xattrs, e.XattrPage = p.e.Xattrs, p.e.XattrPage
 	return true

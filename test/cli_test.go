@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -128,6 +129,7 @@ func (c *cli) run(args ...string) string {
 // quarter of a second.
 func (c *cli) init() {
 	c.t.Helper()
+	c.env = slices.DeleteFunc(c.env, func(v string) bool { return strings.HasPrefix(v, "CUTBANK_PASSWORD=") })
 	c.run("init", "--no-password", "--quiet")
 }
 

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 	"github.com/cutbankfs/cutbank/index"

@@ -278,6 +278,17 @@ func signedMessage(name Name, plain []byte) []byte {
 	return bytes.Join([][]byte{[]byte("cutbank pack"), []byte(name.Object()), d[:]}, []byte{0})
 }
 
+// Sign makes these keys the trailer's writer and signs it.
+func (t *Trailer) Sign(k *seal.Keys) error {
+	t.Writer = k.Self()
+	sig, err := k.Sign(signedMessage(t.Name, appendUnsigned(nil, t)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", t.Name.Object(), err)
+	}
+	t.Signature = sig
+	return nil
+}
+
 // Verify proves that the trailer was signed by its writer, and these keys know
 // that writer: so a trailer proves itself wherever it stands.
 func (t *Trailer) Verify(k *seal.Keys) error {

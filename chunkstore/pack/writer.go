@@ -84,11 +84,9 @@ func (b *Builder) Finish(k *seal.Keys, random io.Reader) ([]byte, *Trailer, erro
 	if b.t.Size != size {
 		return nil, nil, fmt.Errorf("pack %s: its size does not settle at %d bytes", b.t.Name, size)
 	}
-	sig, err := k.Sign(signedMessage(b.t.Name, appendUnsigned(nil, &b.t)))
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", name, err)
+	if err := b.t.Sign(k); err != nil {
+		return nil, nil, err
 	}
-	b.t.Signature = sig
 	sealed, err := k.SealList(name, AppendTrailer(plain[:0], &b.t), random)
 	if err != nil {
 		return nil, nil, err
