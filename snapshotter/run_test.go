@@ -150,6 +150,20 @@ func TestUnchanged(t *testing.T) {
 	}
 }
 
+// TestUnchangedSparseFile keeps its holes, and what they take on disk.
+func TestUnchangedSparseFile(t *testing.T) {
+	f := file("f", slices.Concat(random(12, 8192), make([]byte, 100_000), random(13, 4096)))
+	f.attr.Allocated = 12_288
+	f.holes = []tree.Extent{{Len: 8192, Kind: tree.Data}, {Off: 8192, Len: 100_000, Kind: tree.Hole}, {Off: 108_192, Len: 4096, Kind: tree.Data}}
+	r := newRepo(t, chunk.Gear)
+	a := mustRun(t, r, dir("", f), nil)
+	b := mustRun(t, r, dir("", f), nil)
+	x, y := at(t, r, a, "f").Attr(), at(t, r, b, "f").Attr()
+	if a.Tree != b.Tree || x.Allocated != 12_288 || y.Allocated != x.Allocated {
+		t.Errorf("allocated %d, then %d; trees equal: %v", x.Allocated, y.Allocated, a.Tree == b.Tree)
+	}
+}
+
 // TestRacilyClean: what was written within two seconds of the last snapshot's
 // start may have changed again since.
 func TestRacilyClean(t *testing.T) {

@@ -214,7 +214,7 @@ func TestFrozen(t *testing.T) {
 		t.Fatalf("%v: `go test ./test -run TestFrozen -update` makes it, once and for all", err)
 	}
 	r := openFrozen(t, frozen)
-	if res := clean(t, "frozen", r); len(res.Unknown) > 0 || res.Dead != 2 || res.Orphans != 0 {
+	if res := clean(t, "frozen", r); len(res.Unknown) > 0 || res.Dead != 1 || res.Orphans != 0 {
 		t.Errorf("check: %+v", res)
 	}
 	var full *repo.Snapshot

@@ -76,7 +76,8 @@ func everyKind(t testing.TB, r *repo.Repo, random io.Reader, now time.Time) {
 		t.Fatal(err)
 	}
 	condemned := newID()
-	put(k, "condemned/"+condemned.String(), seal.KindCondemned, seal.ForList, repo.Condemned{V: 1, ID: condemned, Time: now, Packs: []string{nowhere.String()}, Wait: []repo.ID{dead}})
+	put(k, "condemned/"+condemned.String(), seal.KindCondemned, seal.ForList, repo.Condemned{V: 1, ID: condemned, Time: now, Packs: []string{nowhere.String()}})
+	put(k, "condemned/"+condemned.String()+".1", seal.KindCondemned, seal.ForList, repo.Condemned{V: 1, ID: condemned, Time: now, Wait: []repo.ID{dead}})
 	put(k, "ledger/"+newID().String(), seal.KindLedger, seal.ForList, repo.Ledger{V: 1, Time: now, Entries: []repo.LedgerEntry{{Pack: nowhere.String(), Depth: "chunks", OK: true}}})
 }
 

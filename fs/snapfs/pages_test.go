@@ -238,6 +238,72 @@ func TestContradictions(t *testing.T) {
 	wantErr(t, "no root", err, chunk.ErrMissing)
 }
 
+// swapped returns the ID of a page like that of id, but that two references
+// exchange what they refer to, so that their counts lie.
+func (c *chunks) swapped(t *testing.T, id chunk.ID, differ func(a, b tree.Ref) bool) chunk.ID {
+	t.Helper()
+	refs := c.refs(t, id)
+	for i := range refs[1:] {
+		a, b := refs[i], refs[i+1]
+		if !differ(a, b) {
+			continue
+		}
+		p := bytes.Clone(c.m[id])
+		at, bt := bytes.Index(p, a.ID[:]), bytes.Index(p, b.ID[:])
+		copy(p[at:], b.ID[:])
+		copy(p[bt:], a.ID[:])
+		id, _ = c.put(p)
+		return id
+	}
+	t.Fatal("all references have the same counts")
+	return id
+}
+
+// TestLyingReferences has references whose counts are not those of the pages.
+func TestLyingReferences(t *testing.T) {
+	c := newChunks()
+	const total = 2000
+	list := manyFiles(t, c, total)
+	dir := c.dir(t, "d", list...)
+	dir.Root = c.swapped(t, dir.Root, func(a, b tree.Ref) bool { return a.Items != b.Items })
+	var xs []tree.Extent
+	for i := range 1000 {
+		xs = append(xs, c.data(bytes.Repeat([]byte{byte(i)}, 100+i)))
+	}
+	f := c.file(t, "f", xs...)
+	f.Recipe = c.swapped(t, f.Recipe, func(a, b tree.Ref) bool { return a.Below.Bytes != b.Below.Bytes })
+	root := c.open(t, dir, f)
+	d := at(t, root, "d")
+	good, errs := 0, 0
+	for _, err := range d.Entries(t.Context(), 0) {
+		if err != nil {
+			errs++
+			wantErr(t, "entries", err, chunk.ErrCorrupt)
+			continue
+		}
+		good++
+	}
+	if errs != 2 || good < total/2 {
+		t.Errorf("%d entries, %d errors of 2 pages", good, errs)
+	}
+	found := 0
+	for i, e := range list {
+		_, err := d.Lookup(t.Context(), e.Name)
+		_, nerr := root.ByNumber(t.Context(), uint64(2+i))
+		if err == nil && nerr == nil {
+			found++
+			continue
+		}
+		wantErr(t, e.Name, err, chunk.ErrCorrupt)
+		wantErr(t, e.Name+" by number", nerr, chunk.ErrCorrupt)
+	}
+	if found != good {
+		t.Errorf("%d names are found, %d are listed", found, good)
+	}
+	_, err := readAll(at(t, root, "f"), 1<<20)
+	wantErr(t, "reading", err, chunk.ErrCorrupt)
+}
+
 // TestHardLinks has later names that lead to the first one, that count from
 // their scope, and that lead nowhere or in a circle.
 func TestHardLinks(t *testing.T) {

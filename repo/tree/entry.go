@@ -177,7 +177,7 @@ func parseEntry(p []byte) (Entry, error) {
 	if e.Kind == File {
 		e.Allocated = roundAllocated(e.Size - e.Holes)
 	} else {
-		e.Size = 0 // check sets that of a symlink
+		e.Size, e.Holes = 0, 0 // check sets the size of a symlink
 	}
 	if e.Nlink == 0 || e.Kind == Dir {
 		e.Nlink = 1

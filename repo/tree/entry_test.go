@@ -36,9 +36,9 @@ func samples() []tree.Entry {
 		{Attr: attr("j empty", tree.Dir)},
 	}
 	list[0].Mode = 0o7777
-	list[1].Size, list[1].Allocated = 5107+1<<40, 1<<20
+	list[1].Size, list[1].Holes, list[1].Allocated = 5107+1<<40, 1<<40, 8192
 	list[1].Xattrs = []tree.Xattr{{Name: "system.posix_acl_access", Value: []byte{2, 0, 0, 0}}, {Name: "user.x"}}
-	list[2].Size, list[2].Allocated, list[2].Nlink, list[2].Changed = 1<<61, 0, 3, true
+	list[2].Size, list[2].Holes, list[2].Nlink, list[2].Changed = 1<<61, 1<<61, 3, true
 	list[3].Target, list[3].Size = "../\xfftarget", 10
 	list[6].Rdev, list[7].Rdev = 259<<8|3, 1<<63
 	list[8].Mtime = tree.Time{Sec: math.MinInt64, Nsec: 999_999_999}
@@ -91,20 +91,32 @@ func TestEntryRoundTrip(t *testing.T) {
 	}
 }
 
-// TestAllocated is about what a file takes on disk, which is left out where it
-// is what files usually take.
-func TestAllocated(t *testing.T) {
+// TestHoles: what a file takes on disk is what is no hole, in whole blocks.
+func TestHoles(t *testing.T) {
 	usual := len(entryBytes(*file("f")))
 	for _, tt := range []struct {
-		allocated int64
-		longer    int
-	}{{4096, 0}, {0, 2}, {512, 2}, {8192, 2}, {1 << 40, 6}} {
-		e := file("f")
-		e.Allocated = tt.allocated
+		holes, allocated int64
+		longer           int
+	}{{0, 4096, 0}, {100, 4096, 2}, {101, 0, 2}} {
+		e := file("f") // of 101 bytes
+		e.Holes = tt.holes
 		p := entryBytes(*e)
 		pg, err := tree.ParsePage(page(tree.DirPage, 0, p))
-		if err != nil || pg.Entries[0].Allocated != tt.allocated || len(p)-usual != tt.longer {
-			t.Errorf("allocated %d takes %d bytes more and comes back as %+v, %v", tt.allocated, len(p)-usual, pg, err)
+		if err != nil || pg.Entries[0].Holes != tt.holes || pg.Entries[0].Allocated != tt.allocated || len(p)-usual != tt.longer {
+			t.Errorf("%d bytes of holes take %d bytes more and come back as %+v, %v", tt.holes, len(p)-usual, pg, err)
+		}
+	}
+	for _, tt := range []struct {
+		xs               []tree.Extent
+		holes, allocated int64
+	}{
+		{nil, 0, 0},
+		{[]tree.Extent{{Len: 1, Kind: tree.Zero}}, 0, 4096},
+		{[]tree.Extent{{Len: 5000, Kind: tree.Hole}}, 5000, 0},
+		{[]tree.Extent{{Len: 5000, Kind: tree.Hole}, {Len: 4096, Kind: tree.Data}, {Len: 7, Kind: tree.Hole}, {Len: 1, Kind: tree.Zero}, {Len: 1 << 60, Kind: tree.Hole}, {Len: 9, Kind: tree.Lost}}, 5007 + 1<<60, 8192},
+	} {
+		if e := writeRecipe(t, pages{}, tt.xs); e.Holes != tt.holes || e.Allocated != tt.allocated {
+			t.Errorf("%v: holes of %d bytes, %d allocated; want %d, %d", tt.xs, e.Holes, e.Allocated, tt.holes, tt.allocated)
 		}
 	}
 }
@@ -130,6 +142,7 @@ func TestContradictions(t *testing.T) {
 			e.Extents = []tree.Extent{{Len: 1<<62 - 1, Kind: tree.Hole}, {Len: 1<<62 - 1, Kind: tree.Hole}}
 		}},
 		{"extents and a recipe", *file("f"), func(e *tree.Entry) { e.Recipe = id }},
+		{"more holes than bytes", *file("f"), func(e *tree.Entry) { e.Holes = e.Size + 1 }},
 		{"file with pages", *file("f"), func(e *tree.Entry) { e.Root = id }},
 		{"file with children", *file("f"), func(e *tree.Entry) { e.Children = 1 }},
 		{"file with nodes below", *file("f"), func(e *tree.Entry) { e.Below.Nodes = 1 }},
@@ -222,7 +235,7 @@ func TestDamagedPages(t *testing.T) {
 		{"gid beyond 32 bits", dirPage(head, number(5, 1<<32)), corrupt},
 		{"a billion nanoseconds", dirPage(head, number(7, 1e9)), corrupt},
 		{"size beyond 2^62", dirPage(head, number(8, 1<<62)), corrupt},
-		{"allocated beyond 2^61", dirPage(head, number(9, 1<<52)), corrupt},
+		{"holes beyond 2^62", dirPage(head, number(9, 1<<62)), corrupt},
 		{"link count beyond 32 bits", dirPage(head, number(12, 1<<32)), corrupt},
 		{"attribute cut short", dirPage(head, data(15, []byte{0x0a, 9})), corrupt},
 		{"attribute without a name", dirPage(head, data(15, data(2, []byte("v")))), corrupt},

@@ -49,6 +49,38 @@ func TestDirectories(t *testing.T) {
 	}
 }
 
+// TestHugeTotals: sparse files can claim more than totals can say; the totals
+// stop there, and the directory can be read.
+func TestHugeTotals(t *testing.T) {
+	ps := pages{}
+	w := tree.NewDirWriter(ps.put)
+	for _, name := range names(100) {
+		e := writeRecipe(t, ps, []tree.Extent{{Len: 1<<62 - 1, Kind: tree.Hole}})
+		e.Name = name
+		if err := w.Add(&e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := tree.Entry{Attr: tree.Attr{Name: "dir", Kind: tree.Dir}}
+	if err := w.Finish(&dir); err != nil {
+		t.Fatal(err)
+	}
+	if want := (tree.Totals{Nodes: 100, Files: 100, Bytes: 1<<62 - 1}); dir.Below != want {
+		t.Errorf("totals %+v, want %+v", dir.Below, want)
+	}
+	n := 0
+	for _, err := range tree.Entries(ps.get, dir.Root) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	up := tree.NewDirWriter(ps.put)
+	if err := up.Add(&dir); err != nil || n != 100 {
+		t.Errorf("%d entries, %v", n, err)
+	}
+}
+
 // TestChangesAreLocal changes one name of 10,000: boundaries depend on nearby
 // items only, so few pages are new.
 func TestChangesAreLocal(t *testing.T) {
