@@ -16,6 +16,9 @@ var ErrKey = errors.New("wrong password or key")
 // ErrFormat says that a repository was written by a newer program.
 var ErrFormat = errors.New("format of a newer cutbank")
 
+// errIncomplete is chunk.ErrCorrupt for who has lost what a repository begins with.
+var errIncomplete = fmt.Errorf("%w: bring that back from a copy of the repository; do not make a new one here", chunk.ErrCorrupt)
+
 // ErrNoRepo says that there is no repository where one was looked for.
 var ErrNoRepo = errors.New("no repository here")
 

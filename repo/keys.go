@@ -154,7 +154,7 @@ func openRing(ctx context.Context, b backend.Backend, password func() (string, e
 		if damaged != nil {
 			return nil, ID{}, damaged
 		}
-		return nil, ID{}, fmt.Errorf("%s holds no key: %w", b, ErrNoRepo)
+		return nil, ID{}, noStart(ctx, b, "keys")
 	}
 	asked, secret, open := false, "", 0
 	for _, f := range files {
@@ -186,6 +186,21 @@ func openRing(ctx context.Context, b backend.Backend, password func() (string, e
 		return nil, ID{}, fmt.Errorf("%s has no key with a password, only one that lies open beside the data; if that is meant, give no password: %w", b, ErrKey)
 	}
 	return nil, ID{}, ErrKey
+}
+
+// noStart tells a repository that has lost what it begins with from a folder
+// that is none, or in which an init did not come far.
+func noStart(ctx context.Context, b backend.Backend, lost string) error {
+	for info, err := range b.List(ctx, "") {
+		if err != nil {
+			return err
+		}
+		prefix, _, ok := strings.Cut(info.Name, "/")
+		if ok && kinds[prefix] != 0 && prefix != "keys" {
+			return fmt.Errorf("%s holds %s but has lost %s/: %w", b, info.Name, lost, errIncomplete)
+		}
+	}
+	return fmt.Errorf("%s: %w", b, ErrNoRepo)
 }
 
 // readKeys returns the key files, those that need no password first, and what

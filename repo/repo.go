@@ -243,7 +243,7 @@ func (r *Repo) readConfig(ctx context.Context) error {
 		}
 	}
 	if len(ns) == 0 {
-		return fmt.Errorf("%s has keys but no config: %w", r.b, ErrNoRepo)
+		return noStart(ctx, r.b, "config")
 	}
 	slices.Sort(ns)
 	var first error

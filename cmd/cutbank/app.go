@@ -113,7 +113,7 @@ func (a *app) repo(ctx context.Context) (*repo.Repo, error) {
 	if errors.Is(err, repo.ErrNoRepo) {
 		return nil, fmt.Errorf("%w; `cutbank init -r %s` makes one", err, a.repoPath)
 	}
-	if errors.Is(err, repo.ErrKey) {
+	if errors.Is(err, repo.ErrKey) && !errors.Is(err, errNoPassword) {
 		return nil, fmt.Errorf("%w: check CUTBANK_PASSWORD, CUTBANK_PASSWORD_FILE or --password-command", err)
 	}
 	if err != nil {
@@ -159,9 +159,11 @@ func (a *app) askPassword(prompt string, twice bool) (string, error) {
 	case a.givenPassword != "":
 		return a.givenPassword, nil
 	case a.passwordCommand != "":
-		out, err := exec.Command("/bin/sh", "-c", a.passwordCommand).Output()
+		cmd := exec.Command("/bin/sh", "-c", a.passwordCommand)
+		cmd.Stderr = a.stderr
+		out, err := cmd.Output()
 		if err != nil {
-			return "", fmt.Errorf("--password-command: %w", err)
+			return "", fmt.Errorf("--password-command %q: %w", a.passwordCommand, err)
 		}
 		return firstLine(out, "--password-command printed nothing")
 	case os.Getenv("CUTBANK_PASSWORD") != "":
@@ -176,6 +178,16 @@ func (a *app) askPassword(prompt string, twice bool) (string, error) {
 	return a.promptPassword(prompt, twice)
 }
 
+// errNoPassword says that none is to be had.
+var errNoPassword error = noPassword{}
+
+type noPassword struct{}
+
+func (noPassword) Error() string {
+	return "a password is needed: set CUTBANK_PASSWORD, CUTBANK_PASSWORD_FILE or --password-command"
+}
+func (noPassword) Unwrap() error { return repo.ErrKey }
+
 func firstLine(p []byte, none string) (string, error) {
 	line, _, _ := bytes.Cut(p, []byte("\n"))
 	if s := strings.TrimSuffix(string(line), "\r"); s != "" {
@@ -187,7 +199,7 @@ func firstLine(p []byte, none string) (string, error) {
 func (a *app) promptPassword(prompt string, twice bool) (string, error) {
 	f, ok := a.stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return "", fmt.Errorf("a password is needed: set CUTBANK_PASSWORD, CUTBANK_PASSWORD_FILE or --password-command: %w", repo.ErrKey)
+		return "", errNoPassword
 	}
 	read := func(prompt string) (string, error) {
 		fmt.Fprint(a.stderr, prompt)

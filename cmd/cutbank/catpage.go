@@ -27,6 +27,9 @@ func (a *app) catPage(ctx context.Context, s *objectFlags, digits string) error 
 	}
 	b, err := r.Store().Page(ctx, id)
 	if err != nil {
+		if _, derr := r.Store().Data(ctx, id); derr == nil {
+			return usagef("%s is a file's chunk and no page: try chunk:%s", id, id)
+		}
 		return err
 	}
 	if s.raw {

@@ -16,7 +16,6 @@ import (
 // filter decides what a snapshot leaves out.
 type filter struct {
 	roots   []filterRoot
-	match   gitignore.Matcher
 	oneFS   bool
 	own     map[[2]uint64]bool // device and inode of directories of ours
 	mounts  map[uint64]bool    // devices of mounts of cutbank
@@ -25,18 +24,28 @@ type filter struct {
 
 // filterRoot is a snapshotted path; patterns are relative to it.
 type filterRoot struct {
-	path string // without the leading slash
-	dev  uint64
+	path  string // without the leading slash
+	dev   uint64
+	match gitignore.Matcher // nil: nothing is left out
 }
 
-// parseIgnore reads patterns in the syntax of gitignore(5), one a line.
-func parseIgnore(lines []string) []gitignore.Pattern {
+// parseIgnore reads patterns in the syntax of gitignore(5), one a line. They
+// count from the root at that path; one that begins with the path itself, as
+// people write it, counts from the file system's root.
+func parseIgnore(lines []string, root string) []gitignore.Pattern {
 	var ps []gitignore.Pattern
 	for _, l := range lines {
 		if strings.TrimSpace(l) == "" || strings.HasPrefix(l, "#") {
 			continue
 		}
-		ps = append(ps, gitignore.ParsePattern(l, nil))
+		not, p := "", l
+		if rest, ok := strings.CutPrefix(l, "!"); ok {
+			not, p = "!", rest
+		}
+		if rest, ok := strings.CutPrefix(p, "/"+root+"/"); ok && root != "" {
+			p = "/" + rest
+		}
+		ps = append(ps, gitignore.ParsePattern(not+p, nil))
 	}
 	return ps
 }
@@ -99,7 +108,7 @@ func (f *filter) take(path string, a *tree.Attr) snapshotter.Take {
 	if root == nil || rel == "" {
 		return snapshotter.Whole
 	}
-	if f.match != nil && f.match.Match(strings.Split(rel, "/"), a.Kind == tree.Dir) {
+	if root.match != nil && root.match.Match(strings.Split(rel, "/"), a.Kind == tree.Dir) {
 		f.skipped++
 		return snapshotter.Skip
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -33,6 +32,17 @@ that packs can be copied between the two as they are.`,
   cutbank init -r /backup/second --like /backup/first`,
 		Args: exactly(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if chunkSize < 1<<10 || chunkSize > 4<<20 {
+				return usagef("--chunk-size %s: want a power of two from 1KiB to 4MiB", sizeText(int64(chunkSize)))
+			}
+			if frameSize < 4<<10 || frameSize > 8<<20 {
+				return usagef("--frame-size %s: want 4KiB to 8MiB", sizeText(int64(frameSize)))
+			}
+			for _, name := range []string{"chunk-size", "chunker", "frame-size"} {
+				if like != "" && c.Flags().Changed(name) {
+					return usagef("--like takes over --%s: give only one of them", name)
+				}
+			}
 			in := repo.InitOptions{FrameSize: int(frameSize)}
 			ctx := c.Context()
 			if like != "" {
@@ -58,8 +68,9 @@ that packs can be copied between the two as they are.`,
 			}
 			b, err := a.backendAt(a.repoPath, true)
 			if errors.Is(err, fs.ErrExist) {
-				if _, serr := os.Stat(filepath.Join(a.repoPath, "config")); serr == nil {
-					return fmt.Errorf("%s is a repository already: %w", a.repoPath, fs.ErrExist)
+				// A repository, or what an interrupted init left of one: Init tells.
+				if _, serr := os.Stat(filepath.Join(a.repoPath, "keys")); serr == nil {
+					b, err = a.backendAt(a.repoPath, false)
 				}
 			}
 			if err != nil {
@@ -89,9 +100,6 @@ that packs can be copied between the two as they are.`,
 	f.Var(&frameSize, "frame-size", "how much is compressed together, 4KiB to 8MiB")
 	f.StringVar(&like, "like", "", "take secrets and parameters from this repository")
 	f.BoolVar(&noPassword, "no-password", false, "leave the key beside the data, open to whoever can read it")
-	c.MarkFlagsMutuallyExclusive("like", "chunk-size")
-	c.MarkFlagsMutuallyExclusive("like", "chunker")
-	c.MarkFlagsMutuallyExclusive("like", "frame-size")
 	return c
 }
 

@@ -70,8 +70,18 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
   cutbank restore -r /backup latest:/etc/hosts /tmp/restored`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			hint := "see `cutbank --help`"
+			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+				hint = fmt.Sprintf("did you mean `cutbank %s`?", near[0])
+			}
+			return usagef("unknown command %q; %s", args[0], hint)
+		},
+		RunE:                       func(c *cobra.Command, _ []string) error { return c.Help() },
+		SuggestionsMinimumDistance: 2,
 	}
 	f := root.PersistentFlags()
 	f.StringVarP(&a.repoPath, "repo", "r", os.Getenv("CUTBANK_REPO"), "the repository's folder (CUTBANK_REPO)")

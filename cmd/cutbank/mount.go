@@ -63,6 +63,9 @@ it print its counters.`,
 			if s.path != "" && s.snapshot == "" {
 				return usagef("--path needs --snapshot")
 			}
+			if s.log != "" && !s.daemon {
+				return usagef("--log needs --daemon: a mount in the foreground tells what it has to say on stderr")
+			}
 			if s.daemon && !s.child {
 				return a.daemon(c.Context(), &s, args[0])
 			}
@@ -128,6 +131,9 @@ func (a *app) startMount(ctx context.Context, s *mountFlags, dir string) (*mount
 	opt := mount.Options{AllowOther: s.allowOther, ReadAhead: s.readAhead, FSName: "cutbank:" + a.repoPath,
 		Logf: func(format string, args ...any) { a.errorf(format, args...) }}
 	if s.snapshot != "" {
+		if name, p := repo.SplitPath(s.snapshot); p != "" && s.path == "" {
+			s.snapshot, s.path = name, p
+		}
 		_, _, n, err := a.node(ctx, s.snapshot+":"+s.path)
 		if err != nil {
 			return nil, nil, err
@@ -139,6 +145,9 @@ func (a *app) startMount(ctx context.Context, s *mountFlags, dir string) (*mount
 		opt.Root = root
 	}
 	opt.Statfs = func() (uint64, uint64) { return a.stored(r) }
+	if names, err := os.ReadDir(dir); err == nil && len(names) > 0 {
+		a.warnf("%s is not empty: what is in it is hidden until the mount ends", quote(dir))
+	}
 	pages := snapfs.NewCache(r.Store())
 	srv, err := mount.Mount(dir, opt)
 	if err != nil {

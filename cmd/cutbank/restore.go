@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -38,18 +40,23 @@ SNAPSHOT:DIR puts DIR's contents there, SNAPSHOT:FILE makes TARGET/FILE, and
 SNAPSHOT alone puts the snapshotted paths under TARGET.
 
 What is there already and equal is kept; of files that differ only what differs
-is fetched. A file is written beside the old one, synced and renamed, or with
---in-place changed where it differs. Nothing outside TARGET is ever touched,
+is fetched. --overwrite says what counts: with if-changed a file of the same size
+and mtime is equal, and all others are compared with the stored chunks; always
+compares every file; if-newer changes only what is older than in the snapshot;
+never only adds what is missing. A file is written beside the old one, synced and
+renamed, or with --in-place changed where it differs. Nothing outside TARGET is ever touched,
 whatever links the snapshot or TARGET hold. After an interruption, run it again:
 what is finished is not fetched twice.
 
---include and --exclude take globs over the path relative to what is restored;
-** stands for any number of directories. With --delete, what the snapshot does
+--include and --exclude take globs over the whole path relative to what is
+restored, other than snapshot's: '*.conf' fits at the top only, '**/*.conf' at any
+depth. With --delete, what the snapshot does
 not have is removed from the restored directories; more than a tenth of what is
 there only with --yes.
 
-At the end stands a receipt: every path with size and hash. "cutbank verify
---receipt FILE" compares it with the files at any later time.`,
+At the end stands a receipt: every path with size and hash, in a file below
+~/.local/state/cutbank/receipts that nobody but you removes, or where --receipt
+says. "cutbank verify --receipt FILE" compares it with the files at any later time.`,
 		Example: `  cutbank restore -r /backup latest:/etc/nginx /etc/nginx --dry-run
   cutbank restore -r /backup web/latest:/srv /srv --delete --exclude 'cache/**'
   cutbank restore -r /backup latest /mnt/disk --include '**/*.conf'`,
@@ -78,6 +85,20 @@ func (a *app) restore(ctx context.Context, s *restoreFlags, arg, target string) 
 	p, ok := policies[s.overwrite]
 	if !ok {
 		return usagef("--overwrite %q: use always, if-changed, if-newer or never", s.overwrite)
+	}
+	if !(s.maxDelete >= 0 && s.maxDelete <= 1) {
+		return usagef("--max-delete %v: want a share from 0 to 1", s.maxDelete)
+	}
+	if s.maxDelete == 0 {
+		s.maxDelete = math.SmallestNonzeroFloat64 // 0 would mean the default
+	}
+	// The receipt shall be good from wherever it is looked at.
+	target, err := filepath.Abs(target)
+	if err != nil {
+		return err
+	}
+	if st, err := os.Stat(target); err == nil && !st.IsDir() {
+		return usagef("%s is no directory: TARGET is one, and SNAPSHOT:FILE makes TARGET/FILE", quote(target))
 	}
 	rec, at, n, err := a.node(ctx, arg)
 	if err != nil {
@@ -130,6 +151,9 @@ func (a *app) restore(ctx context.Context, s *restoreFlags, arg, target string) 
 		if errors.Is(err, chunk.ErrCorrupt) || errors.Is(err, chunk.ErrMissing) {
 			return fmt.Errorf("%d paths were not restored fully, some because stored data is damaged: %w", problems.Count, chunk.ErrCorrupt)
 		}
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			return fmt.Errorf("stopped because %s is full: what was not reached is not restored; free space and run again, what is done is not fetched twice: %w", quote(target), errPartialRestore)
+		}
 		return fmt.Errorf("%d paths were not restored fully: %w", problems.Count, errPartialRestore)
 	case err != nil:
 		return err
@@ -180,9 +204,14 @@ func (a *app) restoreSummary(t restore.Totals, dry bool, seconds float64, receip
 	if dry {
 		verb = "would restore"
 	}
-	a.sayf("%s %s files, %s: %d created, %d changed, %d metadata, %d deleted, %d kept", verb, countText(uint64(t.Files)), bytesText(uint64(t.Bytes)),
-		t.Created, t.Changed, t.Meta, t.Deleted, t.Kept)
-	a.sayf("  %s read, %s written in %.1fs", bytesText(uint64(t.BytesRead)), bytesText(uint64(t.BytesWrite)), seconds)
+	n := func(v int64) string { return countText(uint64(v)) }
+	a.sayf("%s: %s created, %s changed, %s metadata, %s deleted, %s kept; %s files of %s in all", verb,
+		n(t.Created), n(t.Changed), n(t.Meta), n(t.Deleted), n(t.Kept), n(t.Files), bytesText(uint64(t.Bytes)))
+	if dry {
+		a.sayf("  %s to read, %s to write", bytesText(uint64(t.BytesRead)), bytesText(uint64(t.BytesWrite)))
+	} else {
+		a.sayf("  %s read, %s written in %.1fs", bytesText(uint64(t.BytesRead)), bytesText(uint64(t.BytesWrite)), seconds)
+	}
 	if receipt != "" {
 		a.sayf("  receipt: %s", receipt)
 	}

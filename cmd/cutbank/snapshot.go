@@ -43,10 +43,14 @@ What cannot be read is named on stderr and leaves the snapshot partial (exit cod
 7). After an interruption nothing is half done: the next run stores only what is
 missing.
 
---exclude and --exclude-file take patterns in the syntax of gitignore, relative
-to each snapshotted path. The repository itself and mounts of cutbank are left
-out always.`,
-		Example: `  cutbank snapshot -r /backup /etc /home --exclude '*.o' --exclude /home/*/.cache
+--exclude and --exclude-file take patterns in the syntax of gitignore: one without
+a slash fits names at any depth; one with a slash counts from each snapshotted
+PATH, or is written with the PATH in front. Quote them, or the shell expands them.
+The repository itself and mounts of cutbank are left out always.
+
+The snapshot's lasting name is its ID: of two that begin in the same second, the
+TIME of one gets "-2".`,
+		Example: `  cutbank snapshot -r /backup /etc /home --exclude '*.o' --exclude '/home/*/.cache'
   cutbank snapshot -r /backup --name db --label before-upgrade /var/lib/postgresql
   pg_dumpall | cutbank snapshot -r /backup --name dump --stdin all.sql`,
 		Args: between(0, -1, "one PATH or more"),
@@ -79,6 +83,14 @@ func (a *app) snapshot(ctx context.Context, s *snapshotFlags, args []string) err
 	a.level = level
 	if err := repo.CheckName(s.name); err != nil {
 		return usagef("%v: use --name", err)
+	}
+	if s.workers < 0 {
+		return usagef("--workers %d: want 1 or more", s.workers)
+	}
+	for _, l := range append(slices.Clone(s.tags), s.label) {
+		if err := repo.CheckLabel(l); err != nil && (l != "" || l != s.label) {
+			return usagef("%v", err)
+		}
 	}
 	src, paths, fl, err := a.sources(s, args)
 	if err != nil {
@@ -140,7 +152,7 @@ func (a *app) sources(s *snapshotFlags, args []string) (tree.Node, []string, *fi
 			a.warnf("%s is a symlink, which is kept as such; %s/ would be what it points to", quote(abs), quote(abs))
 		}
 		paths = append(paths, abs)
-		fl.roots = append(fl.roots, filterRoot{strings.TrimPrefix(abs, "/"), n.Attr().Dev})
+		fl.roots = append(fl.roots, filterRoot{path: strings.TrimPrefix(abs, "/"), dev: n.Attr().Dev})
 	}
 	slices.Sort(paths)
 	paths = slices.Compact(paths)
@@ -153,8 +165,10 @@ func (a *app) sources(s *snapshotFlags, args []string) (tree.Node, []string, *fi
 		lines = append(lines, more...)
 	}
 	s.exclude = append(lines, s.exclude...) // who types has the last word
-	if patterns := parseIgnore(s.exclude); len(patterns) > 0 {
-		fl.match = gitignore.NewMatcher(patterns)
+	for i := range fl.roots {
+		if patterns := parseIgnore(s.exclude, fl.roots[i].path); len(patterns) > 0 {
+			fl.roots[i].match = gitignore.NewMatcher(patterns)
+		}
 	}
 	fl.forget(a.repoPath)
 	if dir, err := a.stateDir(); err == nil {
@@ -221,7 +235,10 @@ func (a *app) summary(ctx context.Context, rec *repo.Snapshot, d time.Duration) 
 	a.sayf("snapshot %s: %s/%s", rec.ID.String()[:8], rec.Name, dir)
 	a.sayf("  %s files, %s directories, %s", countText(rec.Totals.Files), countText(rec.Totals.Dirs), bytesText(rec.Totals.Bytes))
 	a.sayf("  %s files new, %s modified, %s unchanged", countText(st.New), countText(st.Modified), countText(st.Unchanged))
-	a.sayf("  %s read, %s new, %s stored (ratio %.2f)", bytesText(st.ReadBytes), bytesText(st.NewBytes), bytesText(st.Stored), ratio(rec.Totals.Bytes, st.Stored))
+	a.sayf("  %s read, %s new, %s stored", bytesText(st.ReadBytes), bytesText(st.NewBytes), bytesText(st.Stored))
+	if st.NewBytes > 1<<20 {
+		a.sayf("  ratio %.2f: the whole snapshot to what it added", ratio(rec.Totals.Bytes, st.Stored))
+	}
 	if rec.Changed > 0 {
 		a.sayf("  %s files changed while they were read, and are marked", countText(rec.Changed))
 	}

@@ -85,7 +85,9 @@ func (f *Folder) durableDir(dir string) error {
 	if err := f.durableDir(filepath.Dir(dir)); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(dir, 0o700); err == nil {
+		f.own(dir)
+	} else if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	if err := syncDir(filepath.Dir(dir)); err != nil {
@@ -93,6 +95,15 @@ func (f *Folder) durableDir(dir string) error {
 	}
 	f.synced.Store(dir, nil)
 	return nil
+}
+
+// own gives what root made here to the folder's owner: one snapshot made as
+// root shall not keep the others out. Where it fails, it is as without it.
+func (f *Folder) own(path string) {
+	var st unix.Stat_t
+	if os.Geteuid() == 0 && unix.Stat(f.dir, &st) == nil && (st.Uid != 0 || st.Gid != 0) {
+		_ = os.Lchown(path, int(st.Uid), int(st.Gid))
+	}
 }
 
 // write makes a temporary file of p, on the disk when it returns, and returns
@@ -104,12 +115,14 @@ func (f *Folder) write(p []byte) (string, error) {
 	fd, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = os.Mkdir(filepath.Dir(tmp), 0o700); err == nil || errors.Is(err, fs.ErrExist) {
+			f.own(filepath.Dir(tmp))
 			fd, err = os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		}
 	}
 	if err != nil {
 		return "", err
 	}
+	f.own(tmp)
 	if _, err = fd.Write(p); err == nil {
 		err = fd.Sync()
 	}
