@@ -258,8 +258,13 @@ func (u *run) attrs(ctx context.Context, s *slot, c tree.Node, path string, p *p
 	}
 	xs, err := c.Xattrs(ctx)
 	if err == nil {
-		if err = s.e.SetXattrs(xs, u.putPage); err != nil {
-			u.cancel(err)
+		err = s.e.SetXattrs(xs, u.putPage)
+		switch {
+		case err == nil:
+		case u.w.Err() != nil:
+			u.cancel(u.w.Err())
+		default:
+			u.problem(path, err) // kept, without its attributes
 		}
 		return true
 	}

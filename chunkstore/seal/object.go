@@ -39,7 +39,6 @@ const (
 	KindForgotten Kind = 'F'
 	KindLedger    Kind = 'L'
 	KindParity    Kind = 'R'
-	KindRepair    Kind = 'X'
 )
 
 // Sealing is who can open an object.
