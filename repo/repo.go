@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,123 +53,6 @@ type Repo struct {
 	writers map[string]Writer // by seal.WriterID
 
 	writerFiles int // how many objects were there when they were read
-}
-
-// InitOptions say what a new repository shall be.
-type InitOptions struct {
-	Password  string // empty: the key lies beside the data
-	Params    chunk.Params
-	FrameSize int   // 0: 256 KiB
-	PackSize  int   // 0: 32 MiB
-	Like      *Repo // take its secrets and parameters instead
-}
-
-// Init makes a repository in b, which must be empty but for what an interrupted
-// Init left, and opens it.
-func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (*Repo, error) {
-	stale, err := leftKeys(ctx, b)
-	if err != nil {
-		return nil, err
-	}
-	id, err := newID(opt.Random)
-	if err != nil {
-		return nil, err
-	}
-	cfg := Config{V: 1, Repo: id, Created: opt.Now().UTC(), FrameSize: in.FrameSize, PackSize: in.PackSize,
-		Splitter: SplitterConfig{string(in.Params.Kind), in.Params.Min, in.Params.Avg, in.Params.Max, in.Params.Secret}}
-	if cfg.FrameSize == 0 {
-		cfg.FrameSize = 256 << 10
-	}
-	if cfg.PackSize == 0 {
-		cfg.PackSize = 32 << 20
-	}
-	var ring *seal.Ring
-	if in.Like != nil {
-		like := *in.Like.k.Ring()
-		like.Repo = id.String()
-		ring = &like
-		cfg = in.Like.cfg
-		cfg.Repo, cfg.Created = id, opt.Now().UTC()
-	} else if ring, err = seal.NewRing(id.String(), opt.Random); err != nil {
-		return nil, err
-	}
-	if err := cfg.check(); err != nil {
-		return nil, err
-	}
-	k, err := ring.Open()
-	if err != nil {
-		return nil, err
-	}
-	key, err := newID(opt.Random)
-	if err != nil {
-		return nil, err
-	}
-	p, err := wrapRing(ring, key, in.Password, "", opt.Now(), opt.Random)
-	if err != nil {
-		return nil, err
-	}
-	body, err := json.Marshal(&cfg)
-	if err != nil {
-		return nil, err
-	}
-	c, err := k.Seal("config/1", seal.KindConfig, seal.ForList, body, opt.Random)
-	if err != nil {
-		return nil, err
-	}
-	if err := putFirst(ctx, b, keyName(key), p, c, stale); err != nil {
-		return nil, err
-	}
-	return open(ctx, b, k, key, opt)
-}
-
-// leftKeys returns the keys that an interrupted Init left in b. Anything else
-// in it is an error.
-func leftKeys(ctx context.Context, b backend.Backend) (stale []string, err error) {
-	other := ""
-	for info, err := range b.List(ctx, "") {
-		switch {
-		case err != nil:
-			return nil, err
-		case strings.HasPrefix(info.Name, "config/"):
-			return nil, fmt.Errorf("%s is a repository already: %w", b, fs.ErrExist)
-		case strings.HasPrefix(info.Name, "keys/"):
-			stale = append(stale, info.Name)
-		default:
-			other = info.Name
-		}
-	}
-	if other != "" {
-		return nil, fmt.Errorf("%s is not empty (it holds %s) and no repository: choose another place: %w", b, other, fs.ErrExist)
-	}
-	return stale, nil
-}
-
-// putFirst puts the key and then the config of a new repository: a config
-// without a key would look like a repository that nobody can open. Who puts
-// config/1 has made the repository; all others take their keys back.
-func putFirst(ctx context.Context, b backend.Backend, key string, keyData, config []byte, stale []string) error {
-	after := context.WithoutCancel(ctx)
-	err := b.Put(ctx, key, keyData)
-	if err == nil {
-		err = b.Put(ctx, "config/1", config)
-	}
-	if err != nil {
-		got, gerr := b.Get(after, "config/1", 0, -1)
-		switch {
-		case gerr == nil && bytes.Equal(got, config):
-			// The answer was lost, the config was not.
-		case gerr == nil, errors.Is(gerr, fs.ErrNotExist):
-			return errors.Join(err, b.Remove(after, key))
-		default:
-			return err // nobody knows: the key must stay
-		}
-	}
-	for _, name := range stale {
-		if err := b.Remove(after, name); err != nil {
-			return fmt.Errorf("the repository is made, but %s of an interrupted init is left in it and must be removed: %w", name, err)
-		}
-	}
-	return nil
 }
 
 // Open opens the repository in b. No repository is ErrNoRepo, a wrong password
