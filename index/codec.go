@@ -61,6 +61,8 @@ type Segment struct {
 	Dropped  []pack.Name
 	Packs    []*pack.Trailer
 	Extra    []byte // fields of newer versions, as they came
+
+	owned bool // signed by the repository's owner
 }
 
 // AppendSegment appends s's plain form.

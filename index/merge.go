@@ -114,6 +114,11 @@ func (db *DB) Merge(ctx context.Context) (merged int, err error) {
 		return 0, nil
 	}
 	all, bad, err := db.readAll(ctx, small)
+	if db.keys.Self() != db.keys.Owner() {
+		// What the owner says of dropped packs would count for nothing in a
+		// segment of another's.
+		maps.DeleteFunc(all, func(_ SegmentName, s *Segment) bool { return s.owned && len(s.Dropped)+len(s.Replaced) > 0 })
+	}
 	if err != nil || len(all) < 2 {
 		return 0, errors.Join(err, joinErrors(bad))
 	}

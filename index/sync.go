@@ -177,15 +177,22 @@ func (db *DB) readSegment(ctx context.Context, name SegmentName, size int64) (*S
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name.Object(), err)
 	}
-	if o.Writer != db.keys.Owner() {
+	s.owned = o.Writer == db.keys.Owner()
+	if !s.owned {
 		// Who may only add cannot make others forget.
 		s.Dropped, s.Replaced = nil, nil
 	}
+	proven := s.Packs[:0]
 	for _, t := range s.Packs {
+		// A listing that does not prove itself says nothing; the pack does, to
+		// who adopts it.
 		if err := t.Verify(db.keys); err != nil {
-			return nil, fmt.Errorf("%s: %w", name.Object(), err)
+			db.opt.Logf("%s: %v", name.Object(), err)
+			continue
 		}
+		proven = append(proven, t)
 	}
+	s.Packs = proven
 	return s, nil
 }
 

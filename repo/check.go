@@ -67,13 +67,14 @@ type checker struct {
 	sums  map[chunk.ID]sums      // what the pages seen hold
 	seen  map[string]struct{}    // objects already reported
 	hurt  map[pack.Name]struct{} // packs found damaged
+	lost  map[pack.Name]error    // packs of which nothing could be read
 }
 
 // Check looks for damage and reports each as it is found, one at a time. The
 // error is of what kept it from looking, not of what it found.
 func (r *Repo) Check(ctx context.Context, opt CheckOptions, report func(Damage)) (CheckResult, error) {
 	c := &checker{r: r, opt: opt, p: opt.Progress, packs: map[pack.Name]int64{}, bad: map[chunk.ID]error{},
-		pages: map[chunk.ID]bool{}, sums: map[chunk.ID]sums{}, seen: map[string]struct{}{}, hurt: map[pack.Name]struct{}{}}
+		pages: map[chunk.ID]bool{}, sums: map[chunk.ID]sums{}, seen: map[string]struct{}{}, hurt: map[pack.Name]struct{}{}, lost: map[pack.Name]error{}}
 	if c.p == nil {
 		c.p = &CheckProgress{}
 	}
@@ -86,7 +87,7 @@ func (r *Repo) Check(ctx context.Context, opt CheckOptions, report func(Damage))
 	if err := c.objects(ctx); err != nil {
 		return c.res, err
 	}
-	if err := r.Sync(ctx); err != nil && !errors.Is(err, chunk.ErrCorrupt) {
+	if err := r.Sync(ctx); err != nil && !unproven(err) {
 		return c.res, err // damaged segments were named by objects
 	}
 	if err := c.readPacks(ctx); err != nil {
@@ -234,8 +235,14 @@ func (c *checker) readPack(ctx context.Context, name pack.Name) {
 			c.report(Damage{Object: name.Object(), Err: err})
 		}
 	}
-	if err != nil {
+	unread := func(err error) {
 		fail(err)
+		c.mu.Lock()
+		c.lost[name] = err
+		c.mu.Unlock()
+	}
+	if err != nil {
+		unread(err)
 		return
 	}
 	if err := pack.Check(p); err != nil {
@@ -243,12 +250,12 @@ func (c *checker) readPack(ctx context.Context, name pack.Name) {
 	}
 	t, err := pack.ReadTrailer(c.r.k, name, int64(len(p)), func(off, n int64) ([]byte, error) { return p[off : off+n], nil })
 	if err != nil {
-		fail(formatError(err))
+		unread(formatError(err))
 		return
 	}
 	key, err := pack.FrameKey(c.r.k, name, t.Epoch, t.Wrapped)
 	if err != nil {
-		fail(err)
+		unread(err)
 		return
 	}
 	h := c.r.k.Data

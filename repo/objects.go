@@ -268,11 +268,16 @@ func decode(name string, body []byte, v any) error {
 	return nil
 }
 
+// clockSlack is how far a backend's clock may be behind without anybody being
+// suspected.
+const clockSlack = 5 * time.Minute
+
 // When is the time that counts for the order of snapshots: the record's own
 // word, but not later than the backend saw it. A clock that was ahead makes no
 // snapshot the newest for ever.
 func (s *Snapshot) When() time.Time {
-	if !s.ModTime.IsZero() && s.ModTime.Before(s.Time) {
+	// A backend's time may be coarse, and copies may have lost it.
+	if s.ModTime.Unix() > 0 && s.ModTime.Before(s.Time.Add(-clockSlack)) {
 		return s.ModTime
 	}
 	return s.Time

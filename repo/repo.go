@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -167,7 +168,7 @@ func (r *Repo) tryConfig(ctx context.Context, name string) error {
 // readWriters makes known who else may sign. What does not prove itself counts
 // for nothing. The caller holds r.mu.
 func (r *Repo) readWriters(ctx context.Context) error {
-	newest := map[string]int{}
+	numbers := map[string][]int{}
 	infos, err := r.names(ctx, "writers/")
 	if err != nil {
 		return err
@@ -175,30 +176,38 @@ func (r *Repo) readWriters(ctx context.Context) error {
 	for name := range infos {
 		id, num, _ := strings.Cut(name, "-")
 		if n, err := strconv.Atoi(num); err == nil {
-			newest[id] = max(newest[id], n)
+			numbers[id] = append(numbers[id], n)
 		}
 	}
-	for id, n := range newest {
-		name := fmt.Sprintf("writers/%s-%d", id, n)
-		o, err := r.object(ctx, name, seal.KindWriter)
-		if err != nil {
-			r.opt.Logf("%v", err)
-			continue
+	for id, ns := range numbers {
+		slices.Sort(ns)
+		for _, n := range slices.Backward(ns) {
+			w, err := r.writer(ctx, fmt.Sprintf("writers/%s-%d", id, n), id)
+			if err != nil {
+				r.opt.Logf("%v", err) // the newest that proves itself counts
+				continue
+			}
+			r.k.Trust(w.Public)
+			r.writers[id] = w
+			break
 		}
-		var w Writer
-		if err := decode(name, o.Body, &w); err != nil {
-			r.opt.Logf("%v", err)
-			continue
-		}
-		if o.Writer != r.k.Owner() || len(w.Public) != 32 || seal.WriterOf(w.Public).String() != id {
-			r.opt.Logf("%s: not what the owner signed for that writer: %v", name, chunk.ErrCorrupt)
-			continue
-		}
-		r.k.Trust(w.Public)
-		r.writers[id] = w
 	}
 	r.writerFiles = len(infos)
 	return nil
+}
+
+func (r *Repo) writer(ctx context.Context, name, id string) (w Writer, err error) {
+	o, err := r.object(ctx, name, seal.KindWriter)
+	if err != nil {
+		return w, err
+	}
+	if err := decode(name, o.Body, &w); err != nil {
+		return w, err
+	}
+	if o.Writer != r.k.Owner() || len(w.Public) != 32 || seal.WriterOf(w.Public).String() != id {
+		return w, fmt.Errorf("%s: not what the owner signed for that writer: %w", name, chunk.ErrCorrupt)
+	}
+	return w, nil
 }
 
 // object gets, proves and opens an object.
@@ -391,7 +400,7 @@ func (r *Repo) parseRecord(name string, id ID, p []byte) (*Snapshot, error) {
 // name.
 func nameDirs(snaps []*Snapshot) {
 	slices.SortFunc(snaps, func(a, b *Snapshot) int {
-		if c := a.When().Compare(b.When()); c != 0 {
+		if c := cmp.Or(a.When().Compare(b.When()), a.Time.Compare(b.Time)); c != 0 {
 			return c
 		}
 		return strings.Compare(a.ID.String(), b.ID.String())

@@ -29,19 +29,11 @@ func CheckName(name string) error {
 }
 
 // checkNames says what is wrong with a record's names: they become names of
-// directories.
+// directories. What is only unwise is for who makes a snapshot to refuse.
 func (s *Snapshot) checkNames() error {
-	if err := CheckName(s.Name); err != nil {
-		return err
-	}
-	if s.Label != "" {
-		if err := CheckLabel(s.Label); err != nil {
-			return err
-		}
-	}
-	for _, t := range s.Tags {
-		if err := CheckLabel(t); err != nil {
-			return err
+	for i, name := range append([]string{s.Name, s.Label}, s.Tags...) {
+		if (name != "" || i != 1) && (!nameRE.MatchString(name) || name == "." || name == "..") {
+			return fmt.Errorf("name, label or tag %q", name)
 		}
 	}
 	return nil

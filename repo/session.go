@@ -126,7 +126,7 @@ func (r *Repo) usablePacks(ctx context.Context) (map[pack.Name]int64, error) {
 // does not prove itself is left alone.
 func (r *Repo) adopt(ctx context.Context, usable map[pack.Name]int64) error {
 	if _, err := r.ix.Sync(ctx); err != nil {
-		if !errors.Is(err, chunk.ErrCorrupt) {
+		if !unproven(err) {
 			return err
 		}
 		// A damaged segment costs nothing but time: its packs list themselves.
@@ -172,12 +172,18 @@ func (r *Repo) learn(ctx context.Context, packs map[pack.Name]int64) ([]*pack.Tr
 	return learned, nil
 }
 
+// unproven reports whether an object was passed over because it is damaged, or
+// signed by who is not known.
+func unproven(err error) bool {
+	return errors.Is(err, chunk.ErrCorrupt) || errors.Is(err, seal.ErrNoKey)
+}
+
 // Sync reads what has been published since the last time. Where segments are
 // damaged, the packs that they listed are read themselves; the error then tells
 // of the damage, and all that can be known is known.
 func (r *Repo) Sync(ctx context.Context) error {
 	_, err := r.ix.Sync(ctx)
-	if err == nil || !errors.Is(err, chunk.ErrCorrupt) {
+	if err == nil || !unproven(err) {
 		return err
 	}
 	packs := map[pack.Name]int64{}

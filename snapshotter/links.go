@@ -40,15 +40,25 @@ func (u *run) linked(j *job) bool {
 		delete(u.links, key)
 	}
 	u.linkMu.Unlock()
+	if done && !l.fits(j.s) {
+		return false // the inode is another file's by now: read it by itself
+	}
 	if done {
 		u.fillLink(l, j)
 	}
 	return true
 }
 
+// fits reports whether a later name, as it was listed, is the file that the
+// link's first name was read as.
+func (l *link) fits(s *slot) bool {
+	return s.e.Kind == l.e.Kind && s.e.Mtime == l.e.Mtime && (s.e.Kind != tree.File || s.e.Size == l.e.Size || l.e.Changed)
+}
+
 // settle says that the first name of a file is known. If that was no use, the
-// next job is returned, which is to be done in its place.
-func (u *run) settle(s *slot) *job {
+// next job is returned, which is to be done in its place; and so are waiters
+// that turn out to be another file.
+func (u *run) settle(s *slot) (again []*job) {
 	l := s.link
 	s.link = nil
 	u.linkMu.Lock()
@@ -63,7 +73,7 @@ func (u *run) settle(s *slot) *job {
 		j := l.waiting[0]
 		l.waiting = l.waiting[1:]
 		l.path, j.s.link = j.path, l
-		return j
+		return []*job{j}
 	}
 	l.done, l.e, l.w = true, s.e, s.w
 	ws := l.waiting
@@ -73,9 +83,13 @@ func (u *run) settle(s *slot) *job {
 	}
 	u.linkMu.Unlock()
 	for _, j := range ws {
-		u.fillLink(l, j)
+		if l.fits(j.s) {
+			u.fillLink(l, j)
+		} else {
+			again = append(again, j)
+		}
 	}
-	return nil
+	return again
 }
 
 func (u *run) fillLink(l *link, j *job) {
@@ -93,12 +107,12 @@ func (u *run) fillLink(l *link, j *job) {
 // finish makes a slot known, and with it the hard links that wait for it. again
 // does the job of one that has to take its place.
 func (u *run) finish(ctx context.Context, j *job, again func(context.Context, *job)) {
-	var next *job
+	var next []*job
 	if j.s.link != nil {
 		next = u.settle(j.s)
 	}
 	j.d.done(j.s)
-	if next != nil {
-		again(ctx, next)
+	for _, n := range next {
+		again(ctx, n)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/cutbankfs/cutbank/chunkstore"
@@ -33,6 +34,7 @@ type run struct {
 	links  map[inode]*link
 
 	cancel context.CancelCauseFunc
+	asked  []string // the snapshotted paths, from the root
 
 	probMu   sync.Mutex
 	problems []string
@@ -74,6 +76,7 @@ func Run(ctx context.Context, r *repo.Repo, src tree.Node, paths []string, opt O
 	rec := &repo.Snapshot{Name: opt.Name, Label: opt.Label, Note: opt.Note, Tags: opt.Tags, Time: start.UTC(), Host: opt.Host,
 		Program: opt.Program, Exclude: opt.Exclude}
 	for _, p := range paths {
+		u.asked = append(u.asked, strings.TrimPrefix(p, "/"))
 		rec.Paths = append(rec.Paths, repo.Path(p))
 	}
 	var parent *repo.Snapshot

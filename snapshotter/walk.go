@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 
@@ -211,10 +212,17 @@ func (u *run) child(ctx context.Context, d *dirJob, c tree.Node, path string, pr
 		u.p.Unchanged.Add(1)
 		u.p.Files.Add(1)
 		u.p.Bytes.Add(uint64(a.Size))
-		u.finish(ctx, j, nil) // no job can have to take its place
+		u.finish(ctx, j, u.again)
 		return nil
 	}
 	return u.send(ctx, j)
+}
+
+// again sends a later name of a file to the workers after all.
+func (u *run) again(ctx context.Context, j *job) {
+	if err := u.send(ctx, j); err != nil {
+		u.cancel(err)
+	}
 }
 
 func (u *run) subdir(ctx context.Context, j *job, take Take) error {
@@ -269,7 +277,8 @@ func (u *run) attrs(ctx context.Context, s *slot, c tree.Node, path string, p *p
 		return true
 	}
 	s.drop = true
-	if !errors.Is(err, fs.ErrNotExist) {
+	// What vanishes is no problem, unless it is what was asked for.
+	if !errors.Is(err, fs.ErrNotExist) || slices.Contains(u.asked, path) {
 		u.problem(path, err)
 	}
 	return false

@@ -76,6 +76,10 @@ func (w *worker) loop(ctx context.Context) {
 // do reads a file and makes its slot known.
 func (w *worker) do(ctx context.Context, j *job) {
 	u := w.u
+	if j.s.e.Kind != tree.File {
+		u.special(ctx, j) // a later name that is another node by now
+		return
+	}
 	err := w.file(ctx, j)
 	switch {
 	case err == nil:

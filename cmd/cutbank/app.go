@@ -130,7 +130,7 @@ func (a *app) synced(ctx context.Context) (*repo.Repo, error) {
 		return nil, err
 	}
 	if err := r.Sync(ctx); err != nil {
-		if !errors.Is(err, chunk.ErrCorrupt) {
+		if !errors.Is(err, chunk.ErrCorrupt) && !errors.Is(err, seal.ErrNoKey) {
 			return nil, err
 		}
 		a.warnf("%v; `cutbank verify` tells what it affects", err)
@@ -147,6 +147,16 @@ func (a *app) passwordGiven() bool {
 // hostName is what this machine calls itself; empty if it does not know.
 func hostName() string {
 	name, _ := os.Hostname()
+	return name
+}
+
+// defaultName is the host's name, or, where that would pass for a snapshot's ID
+// as those of containers do, one made of it.
+func defaultName() string {
+	name := hostName()
+	if repo.CheckName(name) != nil && repo.CheckName("host-"+name) == nil {
+		return "host-" + name
+	}
 	return name
 }
 

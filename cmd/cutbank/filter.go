@@ -32,7 +32,7 @@ type filterRoot struct {
 // parseIgnore reads patterns in the syntax of gitignore(5), one a line. They
 // count from the root at that path; one that begins with the path itself, as
 // people write it, counts from the file system's root.
-func parseIgnore(lines []string, root string) []gitignore.Pattern {
+func parseIgnore(lines []string, root string, others []filterRoot) []gitignore.Pattern {
 	var ps []gitignore.Pattern
 	for _, l := range lines {
 		if strings.TrimSpace(l) == "" || strings.HasPrefix(l, "#") {
@@ -44,10 +44,22 @@ func parseIgnore(lines []string, root string) []gitignore.Pattern {
 		}
 		if rest, ok := strings.CutPrefix(p, "/"+root+"/"); ok && root != "" {
 			p = "/" + rest
+		} else if meant(p, others) {
+			continue // for another path
 		}
 		ps = append(ps, gitignore.ParsePattern(not+p, nil))
 	}
 	return ps
+}
+
+// meant reports whether a pattern begins with one of the paths.
+func meant(pattern string, roots []filterRoot) bool {
+	for _, r := range roots {
+		if r.path != "" && strings.HasPrefix(pattern, "/"+r.path+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 func readLines(path string) ([]string, error) {
@@ -118,19 +130,33 @@ func (f *filter) take(path string, a *tree.Attr) snapshotter.Take {
 	return snapshotter.Whole
 }
 
-// root finds the snapshotted path that path lies in, and the rest.
+// root finds the innermost snapshotted path that path lies in, and the rest.
 func (f *filter) root(path string) (*filterRoot, string) {
+	var best *filterRoot
+	left := ""
 	for i := range f.roots {
 		r := &f.roots[i]
-		if r.path == "" {
-			return r, path
-		}
+		rest, ok := path, r.path == ""
 		if path == r.path {
-			return r, ""
+			rest, ok = "", true
+		} else if !ok {
+			rest, ok = strings.CutPrefix(path, r.path+"/")
 		}
-		if rest, ok := strings.CutPrefix(path, r.path+"/"); ok {
-			return r, rest
+		if ok && (best == nil || len(r.path) > len(best.path)) {
+			best, left = r, rest
 		}
 	}
-	return nil, ""
+	return best, left
+}
+
+// nested returns two paths of which one lies in the other, if there are any.
+func (f *filter) nested() (outer, inner string, ok bool) {
+	for _, a := range f.roots {
+		for _, b := range f.roots {
+			if a.path != b.path && (a.path == "" || strings.HasPrefix(b.path, a.path+"/")) {
+				return "/" + a.path, "/" + b.path, true
+			}
+		}
+	}
+	return "", "", false
 }

@@ -66,6 +66,7 @@ it print its counters.`,
 			if s.log != "" && !s.daemon {
 				return usagef("--log needs --daemon: a mount in the foreground tells what it has to say on stderr")
 			}
+			s.child = s.daemon && os.Getenv(daemonChild) != ""
 			if s.daemon && !s.child {
 				return a.daemon(c.Context(), &s, args[0])
 			}
@@ -81,10 +82,6 @@ it print its counters.`,
 	f.BoolVar(&s.daemon, "daemon", false, "go to the background once the mount answers")
 	f.StringVar(&s.log, "log", "", "with --daemon: append messages to this file")
 	f.BoolVar(&s.stat, "stats", false, "print counters at the end")
-	f.BoolVar(&s.child, "daemon-child", false, "")
-	if err := f.MarkHidden("daemon-child"); err != nil {
-		panic(err) // only for a flag that does not exist
-	}
 	return c
 }
 
@@ -235,7 +232,8 @@ func (a *app) mountStats(srv *mount.Server) {
 // The two ends of a pipe tell the waiting parent that the mount answers, or
 // why it does not.
 const (
-	daemonPassword = 3 // descriptor that the child reads the password from
+	daemonChild    = "CUTBANK_DAEMON_CHILD" // tells the child what it is
+	daemonPassword = 3                      // descriptor that the child reads the password from
 	daemonReady    = 4
 )
 
@@ -259,7 +257,8 @@ func (a *app) daemon(ctx context.Context, s *mountFlags, dir string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(exe, append(os.Args[1:], "--daemon-child")...)
+	cmd := exec.Command(exe, os.Args[1:]...)
+	cmd.Env = append(os.Environ(), daemonChild+"=1")
 	cmd.ExtraFiles = []*os.File{pr, rw}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if s.log != "" {
@@ -277,7 +276,14 @@ func (a *app) daemon(ctx context.Context, s *mountFlags, dir string) error {
 	rw.Close()
 	_, werr := io.WriteString(pw, password)
 	pw.Close()
+	defer context.AfterFunc(ctx, func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // a hung child must not outlive the wait
+		rr.Close()
+	})()
 	answer, err := io.ReadAll(rr)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if string(answer) == "ready" {
 		a.sayf("mounted at %s in the background (process %d); `cutbank umount %s` ends it", dir, cmd.Process.Pid, dir)
 		return a.emit("mounted", object{"pid": cmd.Process.Pid}.setPath("dir", dir))
@@ -338,7 +344,7 @@ func (a *app) childReady(s *mountFlags) (func(error), error) {
 	}
 	p, err := io.ReadAll(os.NewFile(daemonPassword, "password"))
 	if err != nil {
-		return nil, fmt.Errorf("--daemon-child is for cutbank's own use: %w", err)
+		return nil, fmt.Errorf("%s is for cutbank's own use: %w", daemonChild, err)
 	}
 	if len(p) > 0 {
 		a.givenPassword = string(p)

@@ -104,6 +104,9 @@ func (a *app) restore(ctx context.Context, s *restoreFlags, arg, target string) 
 	if err != nil {
 		return err
 	}
+	if s.opt.Delete && rec.Unread > 0 && !s.opt.Yes && !s.opt.DryRun {
+		return fmt.Errorf("%wsnapshot %s is partial: %d paths could not be read when it was made (`cutbank inspect` names them), and --delete would take them for deleted; --yes does it all the same", errRefused, rec.ID.String()[:8], rec.Unread)
+	}
 	item := restore.Item{Node: n}
 	switch {
 	case at == "":
@@ -115,6 +118,7 @@ func (a *app) restore(ctx context.Context, s *restoreFlags, arg, target string) 
 	opt.Overwrite, opt.MaxDelete = p, s.maxDelete
 	opt.Source = rec.ID.String() + ":" + at
 	opt.Sum = a.open.SecretKeys().Data.Sum
+	opt.Spare = a.spare()
 	opt.Prefetch = func(_ context.Context, ids []chunk.ID) { a.open.Store().Prefetch(ids) }
 	var done atomic.Uint64
 	opt.Observer = a.restoreObserver(&done, opt.DryRun)
@@ -159,6 +163,33 @@ func (a *app) restore(ctx context.Context, s *restoreFlags, arg, target string) 
 		return err
 	}
 	return a.restoreSummary(totals, opt.DryRun, now().Sub(start).Seconds(), name)
+}
+
+// spare keeps --delete away from what every snapshot leaves out: the repository,
+// local state, and the receipts.
+func (a *app) spare() func(dev, ino uint64) bool {
+	own := &filter{}
+	own.forget(a.repoPath)
+	if dir, err := a.stateDir(); err == nil {
+		own.forget(dir)
+	}
+	if dir, err := receiptDir(); err == nil {
+		own.forget(dir)
+	}
+	return func(dev, ino uint64) bool { return own.own[[2]uint64{dev, ino}] }
+}
+
+// receiptDir is where receipts go by themselves.
+func receiptDir() (string, error) {
+	dir := os.Getenv("XDG_STATE_HOME")
+	if dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", err
+		}
+		dir = filepath.Join(home, ".local", "state")
+	}
+	return filepath.Join(dir, "cutbank", "receipts"), nil
 }
 
 // errPartialRestore has the exit code of everything that is done, but not
@@ -231,17 +262,11 @@ func (a *app) openReceipt(s *restoreFlags, rec *repo.Snapshot) (*receiptFile, er
 	}
 	final := s.receipt
 	if final == "" {
-		dir := os.Getenv("XDG_STATE_HOME")
-		if dir == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				a.warnf("no receipt is kept: %v; --receipt names a file", err)
-				return nil, nil
-			}
-			dir = filepath.Join(home, ".local", "state")
+		dir, err := receiptDir()
+		if err == nil {
+			err = os.MkdirAll(dir, 0o700)
 		}
-		dir = filepath.Join(dir, "cutbank", "receipts")
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err != nil {
 			a.warnf("no receipt is kept: %v; --receipt names a file", err)
 			return nil, nil
 		}

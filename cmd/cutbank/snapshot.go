@@ -57,7 +57,7 @@ TIME of one gets "-2".`,
 		RunE: func(c *cobra.Command, args []string) error { return a.snapshot(c.Context(), &s, args) },
 	}
 	f := c.Flags()
-	f.StringVarP(&s.name, "name", "n", hostName(), "what the snapshots of this source are called")
+	f.StringVarP(&s.name, "name", "n", defaultName(), "what the snapshots of this source are called")
 	f.StringVar(&s.label, "label", "", "a label for this snapshot, unique for the name")
 	f.StringVar(&s.note, "note", "", "a note for people")
 	f.StringSliceVar(&s.tags, "tag", nil, "a tag; repeatable")
@@ -166,9 +166,13 @@ func (a *app) sources(s *snapshotFlags, args []string) (tree.Node, []string, *fi
 	}
 	s.exclude = append(lines, s.exclude...) // who types has the last word
 	for i := range fl.roots {
-		if patterns := parseIgnore(s.exclude, fl.roots[i].path); len(patterns) > 0 {
+		if patterns := parseIgnore(s.exclude, fl.roots[i].path, fl.roots); len(patterns) > 0 {
 			fl.roots[i].match = gitignore.NewMatcher(patterns)
 		}
+	}
+	if outer, inner, ok := fl.nested(); ok && (s.oneFS || len(s.exclude) > 0) {
+		// What the outer one leaves out could hold the inner one.
+		return nil, nil, nil, usagef("%s lies in %s: with --exclude or --one-file-system give them to snapshots of their own, with another --name", quote(inner), quote(outer))
 	}
 	fl.forget(a.repoPath)
 	if dir, err := a.stateDir(); err == nil {

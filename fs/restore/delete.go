@@ -37,6 +37,9 @@ func (s *sweep) at(ctx context.Context, fd int, name, rel, item string, under bo
 	if err != nil {
 		return false, &fs.PathError{Op: "delete", Path: rel, Err: err}
 	}
+	if s.r.opt.Spare != nil && s.r.opt.Spare(st.inode.dev, st.inode.ino) {
+		return false, nil
+	}
 	flag := 0
 	if st.kind == tree.Dir {
 		flag = unix.AT_REMOVEDIR

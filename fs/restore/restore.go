@@ -70,6 +70,11 @@ type Options struct {
 	MaxDelete float64
 	Yes       bool
 
+	// Spare, if not nil, names directories and files by device and inode that
+	// Delete leaves alone with all that is in them: the repository itself, which
+	// no snapshot of its surroundings holds.
+	Spare func(dev, ino uint64) bool
+
 	InPlace bool // rewrite only differing ranges of existing files, within them
 	Sparse  bool // zeros become holes also where the snapshot has none
 	Verify  bool // read every file back, those also that look unchanged

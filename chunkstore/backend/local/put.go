@@ -64,10 +64,8 @@ func (f *Folder) put(ctx context.Context, file string, p []byte) error {
 	if err = syncDir(filepath.Dir(file)); err == nil {
 		return nil
 	}
-	if syncDir(filepath.Dir(file)) == nil {
-		return nil
-	}
-	// What is not durable must not be found by who looks whether it is there.
+	// A second sync would tell nothing: the kernel reports an error once. What
+	// is not durable must not be found by who looks whether it is there.
 	os.Remove(file)
 	return err
 }
