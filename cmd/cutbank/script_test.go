@@ -47,8 +47,10 @@ func params(dir string) testscript.Params {
 					return false, fmt.Errorf("CUTBANK_REQUIRE names fuse: %w", err)
 				}
 				return err == nil, nil
-			case "root":
-				return os.Geteuid() == 0, nil
+			}
+			if path, ok := strings.CutPrefix(cond, "exists:"); ok {
+				_, err := os.Stat(path)
+				return err == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
