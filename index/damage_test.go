@@ -287,21 +287,24 @@ func TestMaxBytes(t *testing.T) {
 
 // requireRoot skips loudly, or fails where everything is required.
 func requireRoot(t *testing.T, what string) {
-	if os.Geteuid() == 0 {
-		return
+	if os.Geteuid() != 0 {
+		skip(t, "root is needed for "+what)
 	}
+}
+
+func skip(t *testing.T, why string) {
+	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("CUTBANK_REQUIRE"), ","), "fuse") {
-		t.Fatalf("root is required, for %s", what)
+		t.Fatal(why)
 	}
-	t.Skipf("SKIPPED: root is needed for %s", what)
+	t.Skip("SKIPPED: " + why)
 }
 
 func TestFullDisk(t *testing.T) {
 	requireRoot(t, "a small file system")
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=500k"); err != nil {
-		requireRoot(t, "mounting tmpfs")
-		t.Skipf("SKIPPED: a tmpfs cannot be mounted: %v", err)
+		skip(t, "a tmpfs cannot be mounted: "+err.Error())
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
 	b := newBackend()

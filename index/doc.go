@@ -21,7 +21,9 @@
 //
 // A body has at most 64 MiB. Segments are a set, their order means nothing:
 // what one of them drops is dropped whichever of them lists it, for a pack that
-// was dropped never comes back under its name. Everything that a merged segment
+// was dropped never comes back under its name. Drops and replacements count only
+// in segments that the repository's owner signed, and a trailer only if its own
+// signature is that of a known writer. Everything that a merged segment
 // lists was listed by those that it replaces.
 //
 // # The cache

@@ -57,15 +57,15 @@ func (db *DB) sync(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		todo := maps.Clone(listed)
-		maps.DeleteFunc(todo, func(name SegmentName, _ int64) bool {
+		unread := maps.Clone(listed)
+		maps.DeleteFunc(unread, func(name SegmentName, _ int64) bool {
 			_, in := before[name]
 			_, failed := bad[name]
 			return in || failed
 		})
 		var mu sync.Mutex
 		again := false
-		err = db.readSegments(ctx, todo, func(name SegmentName, s *Segment, err error) error {
+		err = db.readSegments(ctx, unread, func(name SegmentName, s *Segment, err error) error {
 			lost := err == nil && !db.take(name, s)
 			mu.Lock()
 			if lost || isGone(err) {

@@ -50,6 +50,9 @@ func params(dir string) testscript.Params {
 			}
 			if path, ok := strings.CutPrefix(cond, "exists:"); ok {
 				_, err := os.Stat(path)
+				if err != nil && required("fuse") {
+					return false, fmt.Errorf("CUTBANK_REQUIRE leaves no test out: %w", err)
+				}
 				return err == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)

@@ -216,22 +216,26 @@ func TestSweep(t *testing.T) {
 
 // needRoot skips, or fails where the environment promises root.
 func needRoot(t *testing.T) {
-	if os.Geteuid() == 0 {
-		return
+	if os.Geteuid() != 0 {
+		skip(t, "this test needs root to mount a tmpfs")
 	}
+}
+
+func skip(t *testing.T, why string) {
+	t.Helper()
 	for _, s := range strings.Split(os.Getenv("CUTBANK_REQUIRE"), ",") {
 		if s == "fuse" {
-			t.Fatal("this test needs root to mount a tmpfs")
+			t.Fatal(why)
 		}
 	}
-	t.Skip("SKIPPED: this test needs root to mount a tmpfs")
+	t.Skip("SKIPPED: " + why)
 }
 
 func TestFullDisk(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	if err := unix.Mount("cutbank", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("SKIPPED: cannot mount a tmpfs: %v", err)
+		skip(t, fmt.Sprintf("cannot mount a tmpfs: %v", err))
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, 0); err != nil {
