@@ -1,6 +1,7 @@
 package chunkstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ type Options struct {
 	PackSize   int        // bytes at which a data pack is full; 32 MiB
 	Level      seal.Level // how hard to compress
 	CacheBytes int64      // decoded frames kept; 64 MiB
+	Parity     float64    // per cent of each pack to put beside it as parity; none
 	Random     io.Reader  // required to write
 }
 
@@ -42,7 +44,7 @@ type Store struct {
 	cache *frameCache
 
 	mu       sync.RWMutex
-	packKeys map[pack.Name]*seal.FrameKey
+	packKeys map[pack.Name]packKey
 
 	prefetch chan struct{} // one token for each decode ahead under way
 }
@@ -59,7 +61,15 @@ func New(b backend.Backend, k *seal.Keys, ix Index, opt Options) *Store {
 		opt.CacheBytes = defaultCache
 	}
 	return &Store{b: b, k: k, ix: ix, opt: opt, cache: newFrameCache(opt.CacheBytes),
-		packKeys: map[pack.Name]*seal.FrameKey{}, prefetch: make(chan struct{}, 2*runtime.GOMAXPROCS(0))}
+		packKeys: map[pack.Name]packKey{}, prefetch: make(chan struct{}, 2*runtime.GOMAXPROCS(0))}
+}
+
+// PackSize returns at how many bytes a pack of that kind is full.
+func (s *Store) PackSize(kind pack.Kind) int {
+	if kind == pack.Meta {
+		return min(s.opt.PackSize, metaPack)
+	}
+	return s.opt.PackSize
 }
 
 // Keys returns the keys in use.
@@ -159,13 +169,14 @@ func (s *Store) decode(ctx context.Context, loc pack.Location) (*frame, error) {
 // maxPackKeys bounds the unwrapped keys kept: unwrapping one costs 0.1 ms.
 const maxPackKeys = 10000
 
+// packKey is an unwrapped key, and what it was unwrapped from: where a pack had
+// been listed falsely the index comes to know another one.
+type packKey struct {
+	wrapped []byte
+	key     *seal.FrameKey
+}
+
 func (s *Store) frameKey(name pack.Name) (*seal.FrameKey, error) {
-	s.mu.RLock()
-	key := s.packKeys[name]
-	s.mu.RUnlock()
-	if key != nil {
-		return key, nil
-	}
 	info, ok, err := s.ix.Pack(name)
 	if err != nil {
 		return nil, err
@@ -173,14 +184,21 @@ func (s *Store) frameKey(name pack.Name) (*seal.FrameKey, error) {
 	if !ok {
 		return nil, fmt.Errorf("pack %s is not in the index: %w", name, chunk.ErrMissing)
 	}
-	if key, err = pack.FrameKey(s.k, name, info.Epoch, info.Wrapped); err != nil {
+	s.mu.RLock()
+	known := s.packKeys[name]
+	s.mu.RUnlock()
+	if known.key != nil && bytes.Equal(known.wrapped, info.Wrapped) {
+		return known.key, nil
+	}
+	key, err := pack.FrameKey(s.k, name, info.Epoch, info.Wrapped)
+	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	if len(s.packKeys) >= maxPackKeys {
 		clear(s.packKeys)
 	}
-	s.packKeys[name] = key
+	s.packKeys[name] = packKey{info.Wrapped, key}
 	s.mu.Unlock()
 	return key, nil
 }

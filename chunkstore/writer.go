@@ -13,6 +13,7 @@ import (
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
+	"github.com/cutbankfs/cutbank/chunkstore/parity"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
 
@@ -40,13 +41,17 @@ type Writer struct {
 	pending [64]pendingShard
 	own     sync.Map // pack.Name of this session
 
+	leanMu sync.Mutex
+	leaned map[pack.Name]struct{} // packs of others in which chunks were found
+
 	jobs    chan job
 	sealers sync.WaitGroup
 	free    chan []byte // frame buffers
 	packers [3]packer   // by pack.Kind
 	uploads chan *pack.Builder
 	done    chan struct{} // the uploader has ended
-	room    chan []byte   // pack buffers of data packs
+	closing sync.Once
+	room    chan []byte // pack buffers of data packs
 
 	errMu sync.Mutex
 	err   error // the first; the session is lost then
@@ -88,7 +93,7 @@ type WriterStats struct {
 // must be safe for concurrent use. Close must be called.
 func (s *Store) NewWriter(session [16]byte, usable func(pack.Name) bool) *Writer {
 	n := runtime.GOMAXPROCS(0)
-	w := &Writer{s: s, session: session, usable: usable, jobs: make(chan job, n), free: make(chan []byte, 4*n+8),
+	w := &Writer{s: s, session: session, usable: usable, leaned: map[pack.Name]struct{}{}, jobs: make(chan job, n), free: make(chan []byte, 4*n+8),
 		uploads: make(chan *pack.Builder), done: make(chan struct{}), room: make(chan []byte, 2)}
 	for i := range w.pending {
 		w.pending[i].ids = map[chunk.ID]struct{}{}
@@ -134,6 +139,7 @@ func (w *Writer) Known(id chunk.ID) (bool, error) {
 	locs, err := w.s.ix.Lookup(id, room[:0])
 	for _, l := range locs {
 		if w.usable(l.Pack) {
+			w.lean(l.Pack)
 			return true, err
 		}
 		if _, ok := w.own.Load(l.Pack); ok {
@@ -267,10 +273,7 @@ func (w *Writer) sealer() {
 }
 
 func (w *Writer) addFrame(kind pack.Kind, packed []byte, plain int, chunks []pack.Chunk) error {
-	limit := w.s.opt.PackSize
-	if kind == pack.Meta {
-		limit = min(limit, metaPack)
-	}
+	limit := w.s.PackSize(kind)
 	pk := &w.packers[kind]
 	pk.mu.Lock()
 	defer pk.mu.Unlock()
@@ -349,6 +352,9 @@ func (w *Writer) upload(b *pack.Builder) (*pack.Trailer, error) {
 			return nil, err
 		}
 	}
+	if err := w.s.PutParity(ctx, t.Name, p, w.s.opt.Parity); err != nil {
+		return nil, err
+	}
 	if t.Kind == pack.Data {
 		select {
 		case w.room <- p[:0]:
@@ -371,11 +377,42 @@ func (w *Writer) upload(b *pack.Builder) (*pack.Trailer, error) {
 	return t, nil
 }
 
+// PutParity stores the parity of pack name, whose file is p and is stored
+// already: percent of it, none for 0. Parity that is there already is left as it
+// is, for nobody puts any before the pack is whole.
+func (s *Store) PutParity(ctx context.Context, name pack.Name, p []byte, percent float64) error {
+	if percent == 0 {
+		return nil
+	}
+	body, err := parity.Compute(name, p, percent)
+	if err != nil {
+		return err
+	}
+	object := parity.Object(name)
+	o, err := s.k.Seal(object, seal.KindParity, seal.Clear, body, s.opt.Random)
+	if err != nil {
+		return err
+	}
+	err = s.b.Put(ctx, object, o)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if got, gerr := s.b.Get(ctx, object, 0, -1); gerr == nil && bytes.Equal(got, o) {
+		return nil // only the answer was lost
+	}
+	return fmt.Errorf("pack %s is stored, its parity is not: %w", name, err)
+}
+
 // Close stores what is open and publishes it. All Streams must have been
 // flushed and be unused. After Close returned nil everything that was put is
 // durable and listed; after an error the session is lost, and what it stored
-// is found by the next.
+// is found by the next. Closing again only returns the same.
 func (w *Writer) Close() error {
+	w.closing.Do(w.shut)
+	return w.Err()
+}
+
+func (w *Writer) shut() {
 	close(w.jobs)
 	w.sealers.Wait()
 	for _, kind := range []pack.Kind{pack.Data, pack.Meta} {
@@ -385,5 +422,4 @@ func (w *Writer) Close() error {
 	}
 	close(w.uploads)
 	<-w.done
-	return w.Err()
 }

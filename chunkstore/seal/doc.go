@@ -49,7 +49,9 @@
 //
 // HPKE (RFC 9180) is used in base mode with MLKEM768-X25519, HKDF-SHA256 and
 // AES-256-GCM; its info is the constant wrapInfo and the name of the pack or
-// object. A wrapped 32-byte key takes 1,168 bytes.
+// object. A wrapped 32-byte key takes 1,168 bytes. What is sealed for a Recipient
+// has the constant grantInfo and a name as info; the seed of its key pair is a
+// secret's 32 bytes, as they would be those of an epoch's private key.
 //
 // # Who can open what
 //

@@ -175,9 +175,9 @@ func (f *FrameKey) Seal(dst []byte, n uint32, packed []byte) []byte {
 // Open returns the plain form of frame number n, in dst's room if it fits.
 // stored is overwritten. Anything that does not fit is chunk.ErrCorrupt.
 func (f *FrameKey) Open(dst []byte, n uint32, stored []byte) ([]byte, error) {
-	packed, err := f.aead.Open(stored[:0], frameNonce(n), stored, f.pack)
-	if err != nil || len(packed) == 0 {
-		return nil, fmt.Errorf("frame %d does not open: %w", n, chunk.ErrCorrupt)
+	packed, err := f.OpenPacked(n, stored)
+	if err != nil {
+		return nil, err
 	}
 	switch packed[0] {
 	case codecRaw:
@@ -190,6 +190,17 @@ func (f *FrameKey) Open(dst []byte, n uint32, stored []byte) ([]byte, error) {
 		return p, nil
 	}
 	return nil, fmt.Errorf("frame %d: compression %d: %w", n, packed[0], ErrVersion)
+}
+
+// OpenPacked returns what was sealed as frame number n, as Pack made it: proven
+// to be what the pack's writer stored, but not what it decompresses to. It lies
+// in stored, which is overwritten. What does not open is chunk.ErrCorrupt.
+func (f *FrameKey) OpenPacked(n uint32, stored []byte) ([]byte, error) {
+	packed, err := f.aead.Open(stored[:0], frameNonce(n), stored, f.pack)
+	if err != nil || len(packed) == 0 {
+		return nil, fmt.Errorf("frame %d does not open: %w", n, chunk.ErrCorrupt)
+	}
+	return packed, nil
 }
 
 // newGCM returns AES-256-GCM under a 32-byte key.

@@ -61,7 +61,7 @@ type Ring struct {
 	Chunk  []byte  `json:"chunk"`           // hash key of data chunks, 32 bytes
 	Tree   []byte  `json:"tree"`            // hash key of pages
 	List   []byte  `json:"list"`            // seals what lists chunks, names no file
-	Epochs []Epoch `json:"epochs"`          // oldest first; the last one is written with
+	Epochs []Epoch `json:"epochs"`          // oldest first
 	Owner  []byte  `json:"owner"`           // the owner's public key
 	Seed   []byte  `json:"seed,omitempty"`  // the owner's Ed25519 seed; absent on write-only nodes
 	Write  []byte  `json:"write,omitempty"` // a writer's own Ed25519 seed, where it is not the owner
@@ -83,22 +83,41 @@ func NewRing(repoID string, random io.Reader) (*Ring, error) {
 	return r, r.AddEpoch()
 }
 
-// AddEpoch appends a new key pair, which everything new is sealed for.
+// AddEpoch appends a new key pair.
 func (r *Ring) AddEpoch() error {
-	priv, err := kem.GenerateKey()
-	if err != nil {
-		return fmt.Errorf("new key epoch: %w", err)
-	}
-	pb, err := priv.Bytes()
-	if err != nil {
-		return fmt.Errorf("new key epoch: %w", err)
-	}
 	n := uint32(1)
 	if len(r.Epochs) > 0 {
 		n = r.Epochs[len(r.Epochs)-1].N + 1
 	}
-	r.Epochs = append(r.Epochs, Epoch{N: n, Public: priv.PublicKey().Bytes(), Private: pb})
+	e, err := NewEpoch(n)
+	if err != nil {
+		return err
+	}
+	r.Epochs = append(r.Epochs, e)
 	return nil
+}
+
+// NewEpoch makes the key pair of epoch n, out of the system's randomness.
+func NewEpoch(n uint32) (Epoch, error) {
+	priv, err := kem.GenerateKey()
+	if err != nil {
+		return Epoch{}, fmt.Errorf("new key epoch: %w", err)
+	}
+	pb, err := priv.Bytes()
+	if err != nil {
+		return Epoch{}, fmt.Errorf("new key epoch: %w", err)
+	}
+	return Epoch{N: n, Public: priv.PublicKey().Bytes(), Private: pb}, nil
+}
+
+// EpochOf returns epoch n with the public key that belongs to a private one. A
+// key that is none is chunk.ErrCorrupt.
+func EpochOf(n uint32, private []byte) (Epoch, error) {
+	priv, err := kem.NewPrivateKey(private)
+	if err != nil {
+		return Epoch{}, fmt.Errorf("private key of epoch %d: %w", n, chunk.ErrCorrupt)
+	}
+	return Epoch{N: n, Public: priv.PublicKey().Bytes(), Private: private}, nil
 }
 
 // MarshalJSON writes the known fields and those of newer versions.
@@ -118,20 +137,18 @@ type Keys struct {
 	Data *chunk.Hasher // names data chunks
 	Tree *chunk.Hasher // names pages
 
-	ring   *Ring
+	repo   string
+	owner  WriterID
 	list   [32]byte
 	signer ed25519.PrivateKey
 	self   WriterID
 
 	mu      sync.RWMutex
+	ring    *Ring // immutable; replaced as epochs become known
 	epochs  map[uint32]*epochKeys
-	newest  uint32
+	newest  uint32 // what is new is sealed for it
+	unknown func(epoch uint32) bool
 	writers map[WriterID]ed25519.PublicKey
-}
-
-type epochKeys struct {
-	pub  hpke.PublicKey
-	priv hpke.PrivateKey // nil on write-only nodes
 }
 
 // Open checks a ring and makes it usable. A ring of a newer program is
@@ -145,7 +162,7 @@ func (r *Ring) Open() (*Keys, error) {
 	}
 	k := &Keys{
 		Data: chunk.NewHasher([32]byte(r.Chunk)), Tree: chunk.NewHasher([32]byte(r.Tree)),
-		ring: r, list: [32]byte(r.List), epochs: map[uint32]*epochKeys{}, writers: map[WriterID]ed25519.PublicKey{},
+		repo: r.Repo, owner: WriterOf(r.Owner), ring: r, list: [32]byte(r.List), epochs: map[uint32]*epochKeys{}, writers: map[WriterID]ed25519.PublicKey{},
 	}
 	seed := r.Seed
 	if len(r.Write) > 0 {
@@ -157,16 +174,11 @@ func (r *Ring) Open() (*Keys, error) {
 		k.writers[k.self] = k.signer.Public().(ed25519.PublicKey)
 	}
 	k.writers[WriterOf(r.Owner)] = r.Owner
-	for _, e := range r.Epochs {
-		ek := &epochKeys{}
-		var err error
-		if ek.pub, err = kem.NewPublicKey(e.Public); err != nil {
-			return nil, fmt.Errorf("key ring, epoch %d: %w", e.N, chunk.ErrCorrupt)
-		}
-		if len(e.Private) > 0 {
-			if ek.priv, err = kem.NewPrivateKey(e.Private); err != nil {
-				return nil, fmt.Errorf("key ring, epoch %d: %w", e.N, chunk.ErrCorrupt)
-			}
+	for i := range r.Epochs {
+		e := &r.Epochs[i]
+		ek, err := e.open()
+		if err != nil {
+			return nil, fmt.Errorf("key ring, %w", err)
 		}
 		k.epochs[e.N] = ek
 		k.newest = max(k.newest, e.N)
@@ -176,14 +188,19 @@ func (r *Ring) Open() (*Keys, error) {
 
 func badSeed(seed []byte) bool { return len(seed) != 0 && len(seed) != ed25519.SeedSize }
 
-// Ring returns the secrets themselves, to wrap them under another password.
-func (k *Keys) Ring() *Ring { return k.ring }
+// Ring returns the secrets themselves, to wrap them under another password. It
+// is not to be changed; what becomes known later is in another Ring.
+func (k *Keys) Ring() *Ring {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.ring
+}
 
 // Self is who these keys sign as; zero if they cannot sign.
 func (k *Keys) Self() WriterID { return k.self }
 
 // Owner is who made the repository.
-func (k *Keys) Owner() WriterID { return WriterOf(k.ring.Owner) }
+func (k *Keys) Owner() WriterID { return k.owner }
 
 // Trust makes a writer's signatures count. What is no public key counts for
 // nothing.
@@ -221,7 +238,7 @@ func (k *Keys) Verify(w WriterID, msg, sig []byte) error {
 
 const wrapInfo = "cutbank v1 wrapped key "
 
-// Wrap seals a key for the newest epoch, bound to the name of what it opens.
+// Wrap seals a key for the newest epoch (see Publish), bound to the name of what it opens.
 func (k *Keys) Wrap(name string, key []byte) (epoch uint32, wrapped []byte, err error) {
 	k.mu.RLock()
 	epoch = k.newest
@@ -231,12 +248,14 @@ func (k *Keys) Wrap(name string, key []byte) (epoch uint32, wrapped []byte, err 
 	return epoch, wrapped, err
 }
 
-// Unwrap opens what Wrap sealed.
+// Unwrap opens what Wrap sealed. What is sealed for an epoch whose private key is
+// not here is ErrNoKey.
 func (k *Keys) Unwrap(name string, epoch uint32, wrapped []byte) ([]byte, error) {
-	k.mu.RLock()
-	e := k.epochs[epoch]
-	k.mu.RUnlock()
-	if e == nil || e.priv == nil {
+	e, unknown := k.epoch(epoch)
+	if !e.opens() && unknown != nil && unknown(epoch) {
+		e, _ = k.epoch(epoch)
+	}
+	if !e.opens() {
 		return nil, fmt.Errorf("%s: sealed for key epoch %d: %w", name, epoch, ErrNoKey)
 	}
 	key, err := hpke.Open(e.priv, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(wrapInfo+name), wrapped)

@@ -70,8 +70,7 @@ type Object struct {
 	sig        []byte
 }
 
-// Seal returns the stored form of body under name. Clear objects of kind
-// KindKey are unsigned; all others are signed by these keys.
+// Seal returns the stored form of body under name, signed by these keys.
 func (k *Keys) Seal(name string, kind Kind, s Sealing, body []byte, random io.Reader) ([]byte, error) {
 	o := Object{Kind: kind, Version: Version, Sealing: s, Writer: k.self}
 	if s != Clear {
@@ -106,7 +105,7 @@ func (k *Keys) Seal(name string, kind Kind, s Sealing, body []byte, random io.Re
 }
 
 // SealClear returns the stored form of an unsigned object that anyone can
-// read: only keys/<id>, whose body protects itself.
+// read: only a key, whose body protects itself, of who cannot sign as the owner.
 func SealClear(kind Kind, body []byte) []byte {
 	p := appendObject(nil, &Object{Kind: kind, Version: Version}, body)
 	return finishObject(p, make([]byte, ed25519.SignatureSize))
@@ -137,7 +136,7 @@ func finishObject(p, sig []byte) []byte {
 
 // bound is an object's name in its repository: repositories may share their
 // secrets, but no object of one passes for one of another.
-func (k *Keys) bound(name string) []byte { return []byte(k.ring.Repo + "/" + name) }
+func (k *Keys) bound(name string) []byte { return []byte(k.repo + "/" + name) }
 
 func (k *Keys) signedMessage(name string, p []byte) []byte {
 	d := chunk.Digest(p)

@@ -29,6 +29,10 @@ type Faults struct {
 	// fails with ErrCrashed and does nothing.
 	CrashAfterPuts int
 
+	// CrashAtCall is the first call that fails with ErrCrashed, as all calls
+	// after it do.
+	CrashAtCall int
+
 	// Space is how many bytes Puts may store, before they do nothing and fail
 	// with an error that wraps syscall.ENOSPC. Remove gives nothing back.
 	Space int64
@@ -81,6 +85,9 @@ func (f *Faulty) enter(verb, name string) (before, after error) {
 	defer f.mu.Unlock()
 	f.calls++
 	if f.faults.CrashAfterPuts > 0 && f.puts >= f.faults.CrashAfterPuts {
+		return fmt.Errorf("%s %s: %w", verb, name, ErrCrashed), nil
+	}
+	if f.faults.CrashAtCall > 0 && f.calls >= f.faults.CrashAtCall {
 		return fmt.Errorf("%s %s: %w", verb, name, ErrCrashed), nil
 	}
 	if f.calls != f.faults.Call {
