@@ -55,7 +55,9 @@
 //	12 varint  number of names that the file had, if not 1
 //	13 bytes   hard link: path of the first name of the same file, from the
 //	           scope's root, slash-separated
-//	14 varint  flags: 1 changed while it was read, 2 root of a scope
+//	14 varint  flags: 1 changed while it was read, 2 root of a scope; of what
+//	           a repair wrote: 4 names of this directory were lost, 8 extended
+//	           attributes were lost
 //	15 bytes   an extended attribute, repeated: 1 name, 2 value
 //	16 bytes   ID of the page with the extended attributes, if beyond 256 bytes
 //	17 bytes   extent, repeated, four at most

@@ -20,6 +20,9 @@ const (
 	maxInlineXattrs  = 256
 	flagChanged      = 1
 	flagScope        = 2
+	flagLostNames    = 4
+	flagLostXattrs   = 8
+	knownFlags       = flagChanged | flagScope | flagLostNames | flagLostXattrs
 )
 
 // Entry is a name of a stored directory and all that is stored for it.
@@ -36,8 +39,13 @@ type Entry struct {
 	Root      chunk.ID // of a directory's pages; zero if it is empty
 	Children  uint64   // of a directory
 	Below     Totals   // what is below a directory, without itself
-	Flags     uint64   // unknown bits are kept
-	Extra     []byte   // fields of newer versions
+
+	// What a repair could not bring back, besides lost extents.
+	LostNames  bool // names of a directory
+	LostXattrs bool // extended attributes
+
+	Flags uint64 // unknown bits are kept
+	Extra []byte // fields of newer versions
 }
 
 // Totals returns what is below and including the entry.
@@ -78,12 +86,18 @@ func AppendEntry(p []byte, e *Entry) []byte {
 		p = appendVarint(p, 12, uint64(e.Nlink))
 	}
 	p = appendString(p, 13, e.Link)
-	flags := e.Flags &^ (flagChanged | flagScope)
+	flags := e.Flags &^ knownFlags
 	if e.Changed {
 		flags |= flagChanged
 	}
 	if e.Scope {
 		flags |= flagScope
+	}
+	if e.LostNames {
+		flags |= flagLostNames
+	}
+	if e.LostXattrs {
+		flags |= flagLostXattrs
 	}
 	p = appendVarint(p, 14, flags)
 	for _, x := range e.Xattrs {
@@ -146,7 +160,8 @@ func parseEntry(p []byte) (Entry, error) {
 			e.Link = string(f.bytes)
 		case 14:
 			e.Changed, e.Scope = f.v&flagChanged != 0, f.v&flagScope != 0
-			e.Flags = f.v &^ (flagChanged | flagScope)
+			e.LostNames, e.LostXattrs = f.v&flagLostNames != 0, f.v&flagLostXattrs != 0
+			e.Flags = f.v &^ knownFlags
 		case 15:
 			var x Xattr
 			if x, deep = parseXattr(f.bytes); deep != nil {

@@ -7,7 +7,10 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"testing"
+
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 )
 
 // encode writes a page as the writers do.
@@ -114,4 +117,87 @@ func FuzzParsePage(f *testing.F) {
 			t.Error("written twice it is other bytes")
 		}
 	})
+}
+
+// pageRefs returns what a parsed page refers to.
+func pageRefs(pg *Page) (pages, data []chunk.ID) {
+	child := func(id chunk.ID) {
+		if !id.IsZero() {
+			pages = append(pages, id)
+		}
+	}
+	extents := func(xs []Extent) {
+		for _, x := range xs {
+			if x.Kind == Data {
+				data = append(data, x.ID)
+			}
+		}
+	}
+	for i := range pg.Refs {
+		child(pg.Refs[i].ID)
+	}
+	for i := range pg.Entries {
+		e := &pg.Entries[i]
+		child(e.XattrPage)
+		extents(e.Extents)
+		child(e.Recipe)
+		child(e.Root)
+	}
+	extents(pg.Extents)
+	for i := range pg.Witness {
+		child(pg.Witness[i].Root)
+	}
+	return pages, data
+}
+
+// sortIDs makes the order of references not count: fields may come in any.
+func sortIDs(ids []chunk.ID) []chunk.ID {
+	slices.SortFunc(ids, func(a, b chunk.ID) int { return bytes.Compare(a[:], b[:]) })
+	return ids
+}
+
+// FuzzReferences: what a reader can reach is found; a missed reference would let
+// prune remove what a snapshot needs.
+func FuzzReferences(f *testing.F) {
+	for _, p := range seeds(f) {
+		f.Add(p)
+	}
+	f.Fuzz(func(t *testing.T, p []byte) {
+		var pages, data []chunk.ID
+		err := References(p, func(id chunk.ID) { pages = append(pages, id) }, func(id chunk.ID) { data = append(data, id) })
+		pg, perr := ParsePage(p)
+		if perr != nil {
+			return
+		}
+		if err != nil {
+			t.Fatalf("ParsePage takes it, References says %v", err)
+		}
+		found := map[chunk.ID]bool{}
+		for _, id := range append(pages, data...) {
+			found[id] = true
+		}
+		wantPages, wantData := pageRefs(pg)
+		for _, id := range append(wantPages, wantData...) {
+			if !found[id] {
+				t.Fatalf("reference to %s was missed", id)
+			}
+		}
+	})
+}
+
+func TestReferences(t *testing.T) {
+	for _, p := range seeds(t) {
+		var pages, data []chunk.ID
+		if err := References(p, func(id chunk.ID) { pages = append(pages, id) }, func(id chunk.ID) { data = append(data, id) }); err != nil {
+			t.Fatal(err)
+		}
+		pg, err := ParsePage(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantPages, wantData := pageRefs(pg)
+		if !slices.Equal(sortIDs(pages), sortIDs(wantPages)) || !slices.Equal(sortIDs(data), sortIDs(wantData)) {
+			t.Errorf("a page of kind %d, level %d refers to %d pages and %d chunks; found %d and %d", p[1], p[2], len(wantPages), len(wantData), len(pages), len(data))
+		}
+	}
 }

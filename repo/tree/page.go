@@ -233,32 +233,43 @@ func (f *field) id(id *chunk.ID) bool {
 	return len(f.bytes) == copy(id[:], f.bytes) && len(f.bytes) == chunk.Size
 }
 
-// fields calls f for each field of p; false is damage. Fields of a wire type
-// that the format does not use come with number 0, to be kept.
+// nextField reads the field that p begins with, and returns what follows it.
+// Fields of a wire type that the format does not use come with number 0, to be
+// kept.
+func nextField(p []byte) (f field, rest []byte, err error) {
+	num, typ, n := protowire.ConsumeTag(p)
+	if n < 0 {
+		return f, nil, errPage
+	}
+	f.num = num
+	m := 0
+	switch typ {
+	case protowire.VarintType:
+		f.v, m = protowire.ConsumeVarint(p[n:])
+	case protowire.BytesType:
+		f.bytes, m = protowire.ConsumeBytes(p[n:])
+	default:
+		f.num, m = 0, protowire.ConsumeFieldValue(num, typ, p[n:])
+	}
+	if m < 0 {
+		return f, nil, errPage
+	}
+	f.raw = p[:n+m]
+	return f, p[n+m:], nil
+}
+
+// fields calls do for each field of p; false is damage. The field is do's only
+// while it runs.
 func fields(p []byte, do func(*field) bool) error {
+	var f field
 	for len(p) > 0 {
-		num, typ, n := protowire.ConsumeTag(p)
-		if n < 0 {
-			return errPage
+		var err error
+		if f, p, err = nextField(p); err != nil {
+			return err
 		}
-		f := field{num: num}
-		m := 0
-		switch typ {
-		case protowire.VarintType:
-			f.v, m = protowire.ConsumeVarint(p[n:])
-		case protowire.BytesType:
-			f.bytes, m = protowire.ConsumeBytes(p[n:])
-		default:
-			f.num, m = 0, protowire.ConsumeFieldValue(num, typ, p[n:])
-		}
-		if m < 0 {
-			return errPage
-		}
-		f.raw = p[:n+m]
 		if !do(&f) {
 			return errPage
 		}
-		p = p[n+m:]
 	}
 	return nil
 }
