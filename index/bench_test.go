@@ -19,7 +19,7 @@ const benchPack = 500 // chunks, as a pack of 32 MiB has
 
 // benchTrailer is testPack in the size of a real pack.
 func benchTrailer(n int) *pack.Trailer {
-	t := testPack(n)
+	t := makePack(n)
 	t.Size, t.Frames = 32<<20, t.Frames[:0]
 	for f := range benchPack / 4 {
 		fr := pack.Frame{Off: uint32(2000 + f*200_000), Stored: 190_000}
@@ -28,6 +28,9 @@ func benchTrailer(n int) *pack.Trailer {
 		}
 		fr.Plain = fr.Start(len(fr.Chunks))
 		t.Frames = append(t.Frames, fr)
+	}
+	if err := t.Sign(testKeys()); err != nil {
+		panic(err)
 	}
 	return t
 }
@@ -42,7 +45,7 @@ func benchDB(b *testing.B, n int, dir string) *DB {
 	}
 	b.Cleanup(func() { db.Close() })
 	for i := range n / benchPack {
-		db.insert(benchTrailer(i), true)
+		db.insert(benchTrailer(i), true, false)
 	}
 	if dir != "" && n > 0 {
 		buildNow(b, db)
@@ -140,7 +143,7 @@ func BenchmarkMemory(b *testing.B) {
 	n := 0
 	b.ReportAllocs()
 	for b.Loop() {
-		db.insert(benchTrailer(n), true)
+		db.insert(benchTrailer(n), true, false)
 		n++
 	}
 	b.ReportMetric(float64(n*benchPack)/b.Elapsed().Seconds(), "chunks/s")
@@ -158,7 +161,7 @@ func BenchmarkBuild(b *testing.B) {
 				db := benchDB(b, 0, dir)
 				for i := 0; i < n; i += DefaultMemoryLimit {
 					for j := i / benchPack; j < min(n, i+DefaultMemoryLimit)/benchPack; j++ {
-						db.insert(benchTrailer(j), true)
+						db.insert(benchTrailer(j), true, false)
 					}
 					if i+DefaultMemoryLimit < n {
 						buildNow(b, db)

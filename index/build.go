@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 )
@@ -53,7 +55,9 @@ func (db *DB) takeOver() bool {
 }
 
 // use switches to a generation, which the caller holds, and forgets what
-// memory has of it. The caller has buildMu.
+// memory has of it. Where it lists a pack otherwise than memory does, memory
+// is right if it is above doubt, and else until settle has asked the pack. The
+// caller has buildMu.
 func (db *DB) use(g *generation) {
 	db.mu.Lock()
 	old := db.gen
@@ -66,7 +70,11 @@ func (db *DB) use(g *generation) {
 		db.forget() // the new one need not hold what ours holds
 	}
 	for _, name := range g.meta.covered {
-		db.covered[name] = struct{}{}
+		db.covered[name] = 0
+	}
+	db.unbuilt = 0
+	for _, n := range db.covered {
+		db.unbuilt += n
 	}
 	for _, name := range g.meta.dropped {
 		db.dropped[name] = struct{}{}
@@ -74,29 +82,41 @@ func (db *DB) use(g *generation) {
 	db.gen, db.dead = g, nil
 	for name := range db.dropped {
 		if n, ok := g.find(name); ok {
-			if db.dead == nil {
-				db.dead = map[uint32]struct{}{}
-			}
-			db.dead[n] = struct{}{}
+			db.bury(n)
 		}
 	}
-	db.mem = db.mem.without(func(name pack.Name) bool {
+	mem := db.mem
+	db.mem = mem.without(func(name pack.Name) bool {
 		_, gone := db.dropped[name]
-		_, in := g.find(name)
-		return gone || in
+		n, in := g.find(name)
+		if gone || !in {
+			return gone
+		}
+		mine := &mem.packs[mem.slots[name]].info
+		its, ok, err := g.pack(name)
+		if err != nil || !ok || sameListing(mine, &its) || db.overrules(name, mine.Writer, its.Writer) {
+			return true // a damaged record is found by who needs it, and all is read again
+		}
+		db.bury(n)
+		return false
 	})
-	db.buildAt = db.opt.MemoryLimit
+	db.buildAt, db.rereadAt = db.opt.MemoryLimit, max(rereadBytes, g.bytes()/8)
 	db.mu.Unlock()
 	if old != nil {
 		old.release()
 	}
 }
 
+// rereadBytes is from how many bytes of segments on it is time to build: each
+// process has to read anew what the generation does not cover, also if it only
+// lists once more what the generation holds.
+const rereadBytes = 8 << 20
+
 // full reports whether it is time to build.
 func (db *DB) full() bool {
 	db.mu.RLock()
 	defer db.mu.RUnlock()
-	return db.cache.dir != "" && !db.closed && db.mem.published >= db.buildAt
+	return db.cache.dir != "" && !db.closed && (db.mem.published >= db.buildAt || db.unbuilt >= db.rereadAt)
 }
 
 // buildInBackground builds if it is time and nobody does.
@@ -138,9 +158,11 @@ func (db *DB) build(ctx context.Context) {
 		if db.takeOver(); !db.full() {
 			return
 		}
-		var number uint64
-		if number, err = db.writeNext(ctx); err == nil {
-			db.cache.sweep(number)
+		if err = db.settle(ctx); err == nil {
+			var number uint64
+			if number, err = db.writeNext(ctx); err == nil {
+				db.cache.sweep(number)
+			}
 		}
 	}
 	if err != nil && ctx.Err() == nil {
@@ -149,6 +171,7 @@ func (db *DB) build(ctx context.Context) {
 	if err != nil || lock == nil {
 		db.mu.Lock()
 		db.buildAt = db.mem.published + max(1, db.opt.MemoryLimit/4)
+		db.rereadAt = db.unbuilt + rereadBytes/4
 		db.mu.Unlock()
 	}
 }
@@ -156,7 +179,11 @@ func (db *DB) build(ctx context.Context) {
 // writeNext writes the next generation beside all others, renames it in, and
 // switches to it. The caller has buildMu and the builder's lock.
 func (db *DB) writeNext(ctx context.Context) (number uint64, err error) {
-	n := db.plan()
+	db.forgetVanished(ctx)
+	n, err := db.plan()
+	if err != nil {
+		return 0, err
+	}
 	if n.base != nil {
 		defer n.base.release()
 	}
@@ -204,6 +231,67 @@ func (db *DB) writeNext(ctx context.Context) (number uint64, err error) {
 	}
 	db.use(g)
 	return number, nil
+}
+
+// forgetVanished makes the generation to come do without packs that are gone.
+// Merged segments leave them out without a word, so a cache that knows them from
+// the segments before would know them for ever. It costs a listing, and only
+// after a merge.
+func (db *DB) forgetVanished(ctx context.Context) {
+	db.mu.RLock()
+	vanished := db.vanished
+	db.mu.RUnlock()
+	// Where listings lag, a pack that is not listed may be new.
+	if !vanished || db.backend.Lag() > 0 {
+		return
+	}
+	known := db.names(true)
+	there, err := db.listPacks(ctx, packPrefix)
+	if err != nil {
+		if ctx.Err() == nil {
+			db.opt.Logf("index cache: %v; packs that are gone stay in it", err)
+		}
+		return
+	}
+	db.forgetGone(known, there)
+}
+
+// forgetGone forgets those of the known packs, each of which was once listed by
+// a segment, that a later listing of packs does not show. They are gone for
+// good; that they were dropped need not be known any more.
+func (db *DB) forgetGone(known []pack.Name, there map[pack.Name]backend.Info) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for _, name := range known {
+		if _, ok := there[name]; !ok {
+			db.hide(name)
+		}
+	}
+	maps.DeleteFunc(db.dropped, func(name pack.Name, _ struct{}) bool {
+		_, ok := there[name]
+		return !ok
+	})
+	db.vanished = false
+}
+
+// names returns the packs that are known, or only those that a segment lists.
+func (db *DB) names(published bool) []pack.Name {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	var names []pack.Name
+	if db.gen != nil {
+		for i, name := range db.gen.meta.names {
+			if _, dead := db.dead[uint32(i)]; !dead {
+				names = append(names, name)
+			}
+		}
+	}
+	for _, p := range db.mem.packs {
+		if !p.dropped && (p.published || !published) {
+			names = append(names, p.name)
+		}
+	}
+	return names
 }
 
 // room returns how many bytes the cache may grow by, or errNoRoom if that is

@@ -25,6 +25,7 @@ const (
 
 	locationSize = 7 * 4
 	recordFixed  = 45
+	recordWriter = 5 // where the writer begins in a record
 	// tailSize is how much of a table's end meta repeats: more than the
 	// lengths and the checksum that badger trusts when it opens a table.
 	tailSize = 32
@@ -62,7 +63,8 @@ type Segment struct {
 	Packs    []*pack.Trailer
 	Extra    []byte // fields of newer versions, as they came
 
-	owned bool // signed by the repository's owner
+	owned    bool            // signed by the repository's owner
+	unproven []*pack.Trailer // signed by writers whom these keys do not know
 }
 
 // AppendSegment appends s's plain form.
@@ -75,9 +77,11 @@ func AppendSegment(dst []byte, s *Segment) []byte {
 		dst = appendBytes(dst, 2, n[:])
 	}
 	var t []byte
-	for _, p := range s.Packs {
-		t = pack.AppendTrailer(t[:0], p)
-		dst = appendBytes(dst, 3, t)
+	for _, packs := range [][]*pack.Trailer{s.Packs, s.unproven} {
+		for _, p := range packs {
+			t = pack.AppendTrailer(t[:0], p)
+			dst = appendBytes(dst, 3, t)
+		}
 	}
 	return append(dst, s.Extra...)
 }
@@ -212,7 +216,7 @@ func parseRecord(b []byte) (p chunkstore.PackInfo, ok bool) {
 		return p, false
 	}
 	p.Kind, p.Epoch = pack.Kind(b[0]), binary.LittleEndian.Uint32(b[1:])
-	copy(p.Writer[:], b[5:])
+	copy(p.Writer[:], b[recordWriter:])
 	copy(p.Session[:], b[21:])
 	p.Size = int64(binary.LittleEndian.Uint64(b[37:]))
 	p.Wrapped = bytes.Clone(b[recordFixed:])

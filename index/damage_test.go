@@ -226,6 +226,7 @@ func TestOtherLineage(t *testing.T) {
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
+	stands(b, testPacks(0, 26)...)
 	small := newBackend()
 	other, _ := openDB(t, small, dir)
 	if err := other.Publish(t.Context(), testPacks(builtPacks, 26)); err != nil {

@@ -52,6 +52,7 @@ type DB struct {
 	opt     Options
 	cache   cache
 	repo    string
+	segment int // about how large a plain segment is written at most, in bytes
 
 	syncing chan struct{} // holds a token while somebody syncs
 	buildMu sync.Mutex    // while a generation is built or taken over
@@ -64,16 +65,25 @@ type DB struct {
 
 	mu       sync.RWMutex
 	closed   bool
-	building bool        // a goroutine builds
-	buildAt  int         // published entries in memory at which to build next
-	gen      *generation // nil: none
-	dead     map[uint32]struct{}
+	building bool                // a goroutine builds
+	buildAt  int                 // published entries in memory at which to build next
+	rereadAt int64               // the same for unbuilt
+	gen      *generation         // nil: none
+	dead     map[uint32]struct{} // packs of gen that are dropped, gone, or overruled
 	mem      *memory
-	// All that covered segments list is in gen or mem, or was dropped. When
-	// that ceases to hold, covered is emptied and losses counts.
-	covered map[SegmentName]struct{}
+	// All that covered segments list is in gen or mem, or was dropped, or is
+	// disputed. When that ceases to hold, covered is emptied and losses counts.
+	// Its values are the bytes to read of segments that gen does not cover.
+	covered map[SegmentName]int64
 	losses  int
-	dropped map[pack.Name]struct{}
+	unbuilt int64 // sum of covered
+	// partial are those of which something is not known because these keys do
+	// not know its writers.
+	partial  map[SegmentName][]seal.WriterID
+	vanished bool // covered segments were merged away: packs may be gone, too
+	dropped  map[pack.Name]struct{}
+	disputed map[pack.Name][16]byte // listed in two ways, the other one by that writer
+	proven   map[pack.Name]struct{} // as known here, by the pack's own word
 }
 
 var _ chunkstore.Index = (*DB)(nil)
@@ -99,9 +109,10 @@ func Open(ctx context.Context, b backend.Backend, k *seal.Keys, opt Options) (*D
 		opt.Random = rand.Reader
 	}
 	db := &DB{
-		backend: b, keys: k, opt: opt, repo: k.Ring().Repo,
-		syncing: make(chan struct{}, 1), buildAt: opt.MemoryLimit, mem: newMemory(),
-		covered: map[SegmentName]struct{}{}, dropped: map[pack.Name]struct{}{},
+		backend: b, keys: k, opt: opt, repo: k.Ring().Repo, segment: segmentBytes,
+		syncing: make(chan struct{}, 1), buildAt: opt.MemoryLimit, rereadAt: rereadBytes, mem: newMemory(),
+		covered: map[SegmentName]int64{}, partial: map[SegmentName][]seal.WriterID{}, dropped: map[pack.Name]struct{}{},
+		disputed: map[pack.Name][16]byte{}, proven: map[pack.Name]struct{}{},
 	}
 	if opt.Dir != "" {
 		db.cache.dir = filepath.Join(opt.Dir, subdir)
@@ -130,9 +141,9 @@ func (db *DB) Close() error {
 
 var errClosed = fmt.Errorf("index: %w", fs.ErrClosed)
 
-// Lookup appends the known locations of a chunk to dst, at most a hundred or
-// so; none is no error. They are hints: a pack may be gone, and a location may
-// be wrong. A cache that turns out to be damaged is reported to Logf and
+// Lookup appends the known locations of a chunk to dst, a few for each writer;
+// none is no error. Those in packs of the owner and of oneself come first. They
+// are hints: a pack may be gone, and a location may be wrong. A cache that turns out to be damaged is reported to Logf and
 // forgotten; until the next Sync its chunks are then unknown. The only error is
 // that the index is closed.
 func (db *DB) Lookup(id chunk.ID, dst []pack.Location) ([]pack.Location, error) {
@@ -141,11 +152,15 @@ func (db *DB) Lookup(id chunk.ID, dst []pack.Location) ([]pack.Location, error) 
 		db.mu.RUnlock()
 		return dst, errClosed
 	}
+	start := len(dst)
 	dst = db.mem.lookup(&id, dst)
 	g := db.gen
 	var err error
 	if g != nil {
 		dst, err = g.lookup(&id, dst, db.dead)
+	}
+	if len(dst) > start+1 {
+		db.order(dst[start:])
 	}
 	db.mu.RUnlock()
 	if err != nil {
@@ -163,14 +178,7 @@ func (db *DB) Pack(name pack.Name) (p chunkstore.PackInfo, ok bool, err error) {
 		return p, false, errClosed
 	}
 	g := db.gen
-	if _, gone := db.dropped[name]; gone {
-		g = nil
-	} else if slot, in := db.mem.slots[name]; in {
-		p, ok, g = db.mem.packs[slot].info, true, nil
-	}
-	if g != nil {
-		p, ok, err = g.pack(name)
-	}
+	p, ok, err = db.info(name)
 	db.mu.RUnlock()
 	if err != nil {
 		db.lose(g, err)
@@ -187,11 +195,7 @@ func (db *DB) Listed(name pack.Name) bool {
 	if slot, ok := db.mem.slots[name]; ok {
 		return db.mem.packs[slot].published
 	}
-	if db.gen == nil {
-		return false
-	}
-	_, ok := db.gen.find(name)
-	return ok
+	return db.inGeneration(name)
 }
 
 // Packs yields every known pack that was not dropped, in no order. Packs that
@@ -200,7 +204,7 @@ func (db *DB) Packs() iter.Seq2[pack.Name, chunkstore.PackInfo] {
 	return func(yield func(pack.Name, chunkstore.PackInfo) bool) {
 		db.mu.RLock()
 		recent := slices.Clone(db.mem.packs)
-		dropped := maps.Clone(db.dropped)
+		dead := maps.Clone(db.dead)
 		g := db.gen
 		if g != nil {
 			g.hold()
@@ -216,7 +220,8 @@ func (db *DB) Packs() iter.Seq2[pack.Name, chunkstore.PackInfo] {
 					break
 				}
 				name := pack.Name(c.key)
-				if _, gone := dropped[name]; !gone && !yield(name, p) {
+				n, _ := g.find(name)
+				if _, gone := dead[n]; !gone && !yield(name, p) {
 					return
 				}
 			}
@@ -232,41 +237,18 @@ func (db *DB) Packs() iter.Seq2[pack.Name, chunkstore.PackInfo] {
 	}
 }
 
-// Add makes the chunks of a pack known that this process wrote or adopted. A
-// pack that is known already, or was dropped, is left as it is. Until the pack
-// is published its chunks stay in memory.
+// Add makes the chunks of a pack known that this process wrote or adopted: t is
+// what the pack itself says, and overrules what others list. A pack that is
+// known so already, or was dropped, is left as it is. Until the pack is
+// published its chunks stay in memory.
 func (db *DB) Add(t *pack.Trailer) error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if db.closed {
 		return errClosed
 	}
-	db.insert(t, false)
+	db.insert(t, false, true)
 	return nil
-}
-
-// insert makes a pack known and reports whether it was not. The caller has mu.
-func (db *DB) insert(t *pack.Trailer, published bool) bool {
-	if _, gone := db.dropped[t.Name]; gone {
-		return false
-	}
-	if slot, ok := db.mem.slots[t.Name]; ok {
-		if published {
-			db.mem.publish(slot)
-		}
-		return false
-	}
-	if db.gen != nil {
-		if _, ok := db.gen.find(t.Name); ok {
-			return false
-		}
-	}
-	p := memPack{name: t.Name, info: chunkstore.PackInfo{Header: t.Header, Size: t.Size}, published: published}
-	// The trailer may point into the segment it came from; keep the key only.
-	p.info.Wrapped = slices.Clone(t.Wrapped)
-	slot := db.mem.addPack(p)
-	t.Locations(func(id chunk.ID, l pack.Location) { db.mem.add(&id, placeOf(slot, &l)) })
-	return true
 }
 
 // drop forgets a pack for good and reports whether it was known. The caller
@@ -276,20 +258,8 @@ func (db *DB) drop(name pack.Name) (known bool) {
 		return false
 	}
 	db.dropped[name] = struct{}{}
-	if slot, ok := db.mem.slots[name]; ok {
-		db.mem.drop(slot)
-		known = true
-	}
-	if db.gen != nil {
-		if n, ok := db.gen.find(name); ok {
-			if db.dead == nil {
-				db.dead = map[uint32]struct{}{}
-			}
-			db.dead[n] = struct{}{}
-			known = true
-		}
-	}
-	return known
+	delete(db.disputed, name)
+	return db.hide(name)
 }
 
 // lose gives up a generation that is damaged.
@@ -315,6 +285,8 @@ func (db *DB) lose(g *generation, err error) {
 // mu.
 func (db *DB) forget() {
 	clear(db.covered)
+	clear(db.partial)
+	db.unbuilt = 0
 	db.losses++
 }
 

@@ -24,7 +24,31 @@
 // was dropped never comes back under its name. Drops and replacements count only
 // in segments that the repository's owner signed, and a trailer only if its own
 // signature is that of a known writer. Everything that a merged segment
-// lists was listed by those that it replaces.
+// lists was listed by those that it replaces, or by the pack itself.
+//
+// Merge puts small segments together, Compact rewrites those with much in them
+// that nobody needs any more. Both leave out the packs that are gone, read the
+// segments before they list the packs, and remove only what they have read, after
+// what is left of it is stored. A listing that these keys cannot prove, because
+// they do not know its writer, is kept for those who do. The name of a dropped
+// pack is forgotten when the pack is gone and no segment lists it.
+//
+// # Writers who lie
+//
+// A writer may list whatever it likes, signed by itself: chunks that it never
+// stored, and packs that others wrote. Who reads proves each chunk, so that can
+// only mislead, and must not hide what honest writers list:
+//
+//   - Where two listings of a pack differ in its writer, or in anything else that
+//     describes the pack as a whole, the pack decides: it is created once and
+//     never replaced, and its own trailer is signed. The owner's word and one's
+//     own count without asking. The one that is known stays while the pack cannot
+//     be read, and for good if it is gone or does not prove itself. As long as
+//     something is undecided no generation is built. A listing that nobody
+//     contradicts costs no request, true or not.
+//   - Of one chunk each pack counts once, and each writer maxLocations times.
+//     Lookup gives the packs of the owner and of oneself first, and of all others
+//     in turns, one for each writer.
 //
 // # The cache
 //
@@ -77,7 +101,12 @@
 // is published moves: a process that stores a huge first snapshot empties its
 // memory into generations as it publishes segments. A process that does not get
 // the lock keeps its memory, and takes over the other's generation at its next
-// Sync.
+// Sync. A generation is built, too, when segments of many bytes are not covered
+// by the newest one, for each process has to read those anew. If segments were
+// merged since the last one, packs that a listing does not show any more are
+// left out: who was away when they were dropped may never learn it otherwise.
+// (Where listings lag they stay; a location in a pack that is gone costs one
+// request.)
 //
 // A generation that is damaged is reported, set aside and forgotten: lookups
 // then miss, and the next Sync reads the segments again.

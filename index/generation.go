@@ -145,6 +145,16 @@ func (g *generation) pack(name pack.Name) (p chunkstore.PackInfo, ok bool, err e
 	return p, ok, err
 }
 
+// writer returns who listed a pack, zero if it does not hold the pack.
+func (g *generation) writer(name pack.Name) (w [16]byte, err error) {
+	err = g.packs.get(name[:], func(v []byte) {
+		if len(v) >= recordFixed {
+			copy(w[:], v[recordWriter:])
+		}
+	})
+	return w, err
+}
+
 // bytes returns how many bytes its tables take.
 func (g *generation) bytes() int64 {
 	var n int64

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -148,18 +149,26 @@ func (b dirBackend) Get(_ context.Context, name string, off, n int64) ([]byte, e
 
 func (b dirBackend) List(_ context.Context, prefix string) iter.Seq2[backend.Info, error] {
 	return func(yield func(backend.Info, error) bool) {
-		all, _ := os.ReadDir(filepath.Join(b.dir, prefix))
-		for _, e := range all {
-			if fi, err := e.Info(); err == nil && !yield(backend.Info{Name: prefix + e.Name(), Size: fi.Size()}, nil) {
-				return
+		// What vanishes meanwhile is not there.
+		_ = fs.WalkDir(os.DirFS(b.dir), ".", func(name string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() || !strings.HasPrefix(name, prefix) {
+				return nil
 			}
-		}
+			if fi, err := e.Info(); err == nil && !yield(backend.Info{Name: name, Size: fi.Size()}, nil) {
+				return fs.SkipAll
+			}
+			return nil
+		})
 	}
 }
 
 func (b dirBackend) Remove(_ context.Context, name string) error {
-	return os.Remove(filepath.Join(b.dir, name))
+	if err := os.Remove(filepath.Join(b.dir, name)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
+
 func (b dirBackend) Lag() time.Duration { return 0 }
 func (b dirBackend) String() string     { return b.dir }
 
@@ -195,9 +204,20 @@ func testName(n int) (name pack.Name) {
 
 const perPack = 100
 
+var madePacks sync.Map
+
 // testPack makes up pack n: the chunks n*perPack and following, in two frames.
-// Nothing lies behind it.
+// Nothing lies behind it. Its frames are shared.
 func testPack(n int) *pack.Trailer {
+	made, ok := madePacks.Load(n)
+	if !ok {
+		made, _ = madePacks.LoadOrStore(n, makePack(n))
+	}
+	t := *made.(*pack.Trailer)
+	return &t
+}
+
+func makePack(n int) *pack.Trailer {
 	t := &pack.Trailer{Name: testName(n), Size: 1 << 20, Header: pack.Header{Kind: pack.Data, Epoch: 1, Wrapped: bytes.Repeat([]byte{byte(n), 7}, 584)}}
 	t.Session[0] = 2
 	for f := range 2 {

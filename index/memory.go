@@ -10,9 +10,9 @@ import (
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 )
 
-// maxLocations bounds how many locations of one ID are kept. A repository has
-// a handful at most; a hostile segment could claim millions.
-const maxLocations = 64
+// maxLocations bounds how many locations of one ID are kept for each writer. A
+// repository has a handful at most; a hostile segment could claim millions.
+const maxLocations = 16
 
 const pageEntries = 1024
 
@@ -29,7 +29,7 @@ type memPack struct {
 	info      chunkstore.PackInfo
 	entries   int
 	published bool // a segment lists it
-	dropped   bool
+	dropped   bool // or gone, or overruled: another slot may have its name
 }
 
 // memory is what no generation holds: a hash table with chains in a slab that
@@ -66,7 +66,8 @@ func (m *memory) addPack(p memPack) uint32 {
 	return slot
 }
 
-// add adds a location in the pack of that slot.
+// add adds a location in the pack of that slot. One location in each pack is
+// kept, and maxLocations for each writer.
 func (m *memory) add(id *chunk.ID, p place) {
 	if m.n >= len(m.heads) {
 		m.grow()
@@ -76,7 +77,12 @@ func (m *memory) add(id *chunk.ID, p place) {
 	for i := *head; i != 0; {
 		e := m.at(i - 1)
 		if e.id == *id {
-			same++
+			if e.pack == p.pack {
+				return
+			}
+			if q := &m.packs[e.pack]; !q.dropped && q.info.Writer == m.packs[p.pack].info.Writer {
+				same++
+			}
 		}
 		i = e.next
 	}
@@ -113,9 +119,10 @@ func (m *memory) publish(slot uint32) {
 	}
 }
 
-// drop makes the pack's locations invisible.
-func (m *memory) drop(slot uint32) {
+// hide makes the pack and its locations invisible.
+func (m *memory) hide(slot uint32) {
 	m.packs[slot].dropped = true
+	delete(m.slots, m.packs[slot].name)
 }
 
 // lookup appends the locations of a chunk to dst.

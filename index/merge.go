@@ -1,12 +1,12 @@
 package index
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
@@ -16,10 +16,11 @@ import (
 const (
 	// mergeBeyond is how many small segments may lie in a repository.
 	mergeBeyond = 64
-	// smallObject is up to which stored size, in bytes, a segment is small. A
-	// merged one of full size is not merged again.
-	smallObject = segmentBytes / 4
 )
+
+// smallObject returns up to which stored size, in bytes, a segment is small. A
+// merged one of full size is not merged again.
+func (db *DB) smallObject() int64 { return int64(db.segment / 4) }
 
 // Orphan is a pack that no segment names.
 type Orphan struct {
@@ -34,7 +35,7 @@ type Orphan struct {
 // packs orphans: that error comes beside the result.
 func (db *DB) Orphans(ctx context.Context) ([]Orphan, error) {
 	// In this order: a pack that comes and is published meanwhile is none.
-	there, err := db.listPacks(ctx)
+	there, err := db.listPacks(ctx, packPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -62,16 +63,15 @@ func (db *DB) known(name pack.Name) bool {
 	if _, ok := db.mem.slots[name]; ok {
 		return true
 	}
-	if db.gen == nil {
-		return false
-	}
-	_, ok := db.gen.find(name)
-	return ok
+	return db.inGeneration(name)
 }
 
-func (db *DB) listPacks(ctx context.Context) (map[pack.Name]backend.Info, error) {
+const packPrefix = "packs/"
+
+// listPacks lists the packs whose objects' names begin so.
+func (db *DB) listPacks(ctx context.Context, prefix string) (map[pack.Name]backend.Info, error) {
 	there := map[pack.Name]backend.Info{}
-	for info, err := range db.backend.List(ctx, "packs/") {
+	for info, err := range db.backend.List(ctx, prefix) {
 		if err != nil {
 			return nil, fmt.Errorf("list the packs: %w", err)
 		}
@@ -82,18 +82,19 @@ func (db *DB) listPacks(ctx context.Context) (map[pack.Name]backend.Info, error)
 	return there, nil
 }
 
-// Adopt makes the chunks of a pack known that no segment names, by the pack's
-// own signed trailer, and returns that. size is the pack's in bytes. Publish
-// the trailer for others to know it.
+// Adopt makes the chunks of a pack known that no segment names, or that one
+// lists falsely, by the pack's own signed trailer, and returns that. size is the
+// pack's in bytes. Publish the trailer for others to know it.
 func (db *DB) Adopt(ctx context.Context, name pack.Name, size int64) (*pack.Trailer, error) {
-	t, err := pack.ReadTrailer(db.keys, name, size, func(off, n int64) ([]byte, error) {
-		return db.backend.Get(ctx, name.Object(), off, n)
-	})
+	t, err := db.readPack(ctx, name, size)
 	if err != nil {
 		return nil, err
 	}
 	return t, db.Add(t)
 }
+
+// mergeBytes bounds how many stored bytes Merge holds in memory.
+const mergeBytes = 64 << 20
 
 // Merge puts small segments together if there are more than 64 of them, and
 // returns how many it replaced. Any number of processes may do it at any time:
@@ -109,94 +110,31 @@ func (db *DB) Merge(ctx context.Context) (merged int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	maps.DeleteFunc(small, func(_ SegmentName, size int64) bool { return size > smallObject })
+	maps.DeleteFunc(small, func(_ SegmentName, size int64) bool { return size > db.smallObject() })
 	if len(small) <= mergeBeyond {
 		return 0, nil
 	}
-	all, bad, err := db.readAll(ctx, small)
-	if db.keys.Self() != db.keys.Owner() {
-		// What the owner says of dropped packs would count for nothing in a
-		// segment of another's.
-		maps.DeleteFunc(all, func(_ SegmentName, s *Segment) bool { return s.owned && len(s.Dropped)+len(s.Replaced) > 0 })
+	room := int64(mergeBytes)
+	for _, name := range slices.SortedFunc(maps.Keys(small), func(a, b SegmentName) int { return cmp.Compare(small[a], small[b]) }) {
+		if room -= small[name]; room < 0 {
+			delete(small, name)
+		}
 	}
-	if err != nil || len(all) < 2 {
-		return 0, errors.Join(err, joinErrors(bad))
-	}
-	// Packs are listed after the segments are read, so that each pack that a
-	// segment lists and that is missing here is gone for good. Where listings
-	// lag, that takes as long.
-	if err := sleep(ctx, db.backend.Lag()); err != nil {
-		return 0, err
-	}
-	there, err := db.listPacks(ctx)
+	sv, err := db.survey(ctx, small, true)
 	if err != nil {
-		return 0, err
+		return 0, errors.Join(err, joinErrors(sv.bad))
 	}
-	for _, s := range split(join(all, there)) {
-		name, err := db.putSegment(ctx, s)
-		if err != nil {
-			return 0, err
-		}
-		db.take(name, s)
-	}
-	for name := range all {
-		if err := db.backend.Remove(ctx, name.Object()); err != nil {
-			return merged, fmt.Errorf("remove the merged segment %s: %w", name.Object(), err)
-		}
-		merged++
-	}
-	return merged, joinErrors(bad)
-}
-
-// readAll reads segments into memory; those that are gone are left out.
-func (db *DB) readAll(ctx context.Context, names map[SegmentName]int64) (all map[SegmentName]*Segment, bad map[SegmentName]error, err error) {
-	all, bad = map[SegmentName]*Segment{}, map[SegmentName]error{}
-	var mu sync.Mutex
-	err = db.readSegments(ctx, names, func(name SegmentName, s *Segment, err error) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if err == nil {
-			all[name] = s
-		} else if !isGone(err) {
-			bad[name] = err
-		}
-		return nil
-	})
-	return all, bad, err
-}
-
-// join makes one segment of many, without the packs that are not there. That a
-// pack was dropped is kept unless its listing was among these segments too:
-// then neither is needed any more.
-func join(all map[SegmentName]*Segment, there map[pack.Name]backend.Info) *Segment {
-	m := &Segment{}
-	packs := map[pack.Name]*pack.Trailer{}
-	dropped := map[pack.Name]struct{}{}
-	for _, name := range slices.SortedFunc(maps.Keys(all), func(a, b SegmentName) int { return compareNames(pack.Name(a), pack.Name(b)) }) {
-		s := all[name]
-		m.Replaced = append(m.Replaced, name)
-		m.Extra = append(m.Extra, s.Extra...)
-		for _, t := range s.Packs {
-			packs[t.Name] = t
-		}
-		for _, d := range s.Dropped {
-			dropped[d] = struct{}{}
+	chosen := 0
+	for _, p := range sv.parts {
+		if p.chosen = !p.fixed; p.chosen {
+			chosen++
 		}
 	}
-	for name, t := range packs {
-		_, gone := dropped[name]
-		if _, ok := there[name]; ok && !gone {
-			m.Packs = append(m.Packs, t)
-		}
+	if chosen < 2 {
+		return 0, joinErrors(sv.bad)
 	}
-	for name := range dropped {
-		if _, here := packs[name]; !here {
-			m.Dropped = append(m.Dropped, name)
-		}
-	}
-	slices.SortFunc(m.Packs, func(a, b *pack.Trailer) int { return compareNames(a.Name, b.Name) })
-	slices.SortFunc(m.Dropped, compareNames)
-	return m
+	res, err := db.rewrite(ctx, sv)
+	return res.Replaced, errors.Join(err, joinErrors(sv.bad))
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -264,8 +202,10 @@ func (db *DB) reset(ctx context.Context) error {
 	db.gen, db.dead = nil, nil
 	db.forget()
 	clear(db.dropped)
+	clear(db.disputed)
+	db.vanished = false
 	mem := db.mem
 	db.mem = mem.without(func(name pack.Name) bool { return mem.packs[mem.slots[name]].published })
-	db.buildAt = db.opt.MemoryLimit
+	db.buildAt, db.rereadAt = db.opt.MemoryLimit, rereadBytes
 	return nil
 }

@@ -21,7 +21,8 @@ type next struct {
 	pages   []*[pageEntries]entry
 	order   []uint32 // entries of memory to take over, sorted
 	packs   []memPack
-	slots   []uint32 // slot -> new number
+	slots   []uint32       // slot -> new number
+	recent  map[uint32]int // new number -> slot, of the packs to take over
 	meta    meta
 	largest int64 // estimate of its size in bytes
 }
@@ -29,15 +30,24 @@ type next struct {
 const none = math.MaxUint32
 
 // plan collects what the next generation is made of.
-func (db *DB) plan() *next {
+func (db *DB) plan() (*next, error) {
 	db.mu.RLock()
+	if len(db.disputed) > 0 {
+		db.mu.RUnlock()
+		return nil, fmt.Errorf("%d packs are listed in two ways, and it is not decided yet which is true", len(db.disputed))
+	}
 	n := &next{base: db.gen, pages: slices.Clone(db.mem.pages), packs: slices.Clone(db.mem.packs)}
 	entries := db.mem.n
 	if n.base != nil {
 		n.base.hold()
 	}
-	dropped := maps.Clone(db.dropped)
-	n.meta = meta{repo: db.repo, covered: slices.Collect(maps.Keys(db.covered)), dropped: slices.Collect(maps.Keys(db.dropped))}
+	dead := maps.Clone(db.dead)
+	n.meta = meta{repo: db.repo, dropped: slices.Collect(maps.Keys(db.dropped))}
+	for name := range db.covered {
+		if _, partial := db.partial[name]; !partial { // the next process may know more writers
+			n.meta.covered = append(n.meta.covered, name)
+		}
+	}
 	db.mu.RUnlock()
 
 	live := make([]bool, len(n.packs))
@@ -51,8 +61,8 @@ func (db *DB) plan() *next {
 		old = n.base.meta.names
 		n.largest = n.base.bytes()
 	}
-	for _, name := range old {
-		if _, gone := dropped[name]; !gone {
+	for i, name := range old {
+		if _, gone := dead[uint32(i)]; !gone {
 			n.meta.names = append(n.meta.names, name)
 		}
 	}
@@ -64,15 +74,23 @@ func (db *DB) plan() *next {
 		}
 		return none
 	}
-	for _, name := range old {
-		n.remap = append(n.remap, number(name))
+	for i, name := range old {
+		to := number(name)
+		if _, gone := dead[uint32(i)]; gone {
+			to = none // though memory may know another pack of that name
+		}
+		n.remap = append(n.remap, to)
 	}
-	for _, p := range n.packs {
+	n.recent = map[uint32]int{}
+	for i, p := range n.packs {
 		n.slots = append(n.slots, number(p.name))
+		if live[i] {
+			n.recent[n.slots[i]] = i
+		}
 	}
 	n.order = sortedEntries(n.pages, entries, live)
 	n.largest += int64(len(n.order))*80 + int64(len(n.packs))*1500
-	return n
+	return n, nil
 }
 
 // write writes the generation's files into dir.
@@ -134,9 +152,11 @@ func (n *next) mergeChunks(ctx context.Context, w *tableWriter) error {
 		}
 		for ; c >= 0 && i < len(n.order) && n.at(i).id == key; i++ {
 			p := n.at(i).place
-			if p.pack = n.slots[p.pack]; len(value) < maxLocations*locationSize {
-				value = appendPlace(value, &p)
-			}
+			p.pack = n.slots[p.pack]
+			value = appendPlace(value, &p)
+		}
+		if len(value) > maxLocations*locationSize {
+			value = n.limit(value)
 		}
 		if len(value) == 0 {
 			continue
@@ -170,14 +190,27 @@ func (n *next) renumber(dst, v []byte) []byte {
 	return dst
 }
 
-// mergePacks writes the records of all packs in order.
-func (n *next) mergePacks(ctx context.Context, w *tableWriter) error {
-	slot := map[uint32]int{}
-	for i, num := range n.slots {
-		if p := &n.packs[i]; p.published && !p.dropped {
-			slot[num] = i
+// limit leaves maxLocations places of each writer in v.
+func (n *next) limit(v []byte) []byte {
+	count := map[[16]byte]int{}
+	kept := v[:0]
+	for ; len(v) >= locationSize; v = v[locationSize:] {
+		number := getPlace(v).pack
+		var w [16]byte
+		if i, ok := n.recent[number]; ok {
+			w = n.packs[i].info.Writer
+		} else if n.base != nil {
+			w, _ = n.base.writer(n.meta.names[number]) // mergePacks will find the damage
+		}
+		if count[w]++; count[w] <= maxLocations {
+			kept = append(kept, v[:locationSize]...)
 		}
 	}
+	return kept
+}
+
+// mergePacks writes the records of all packs in order.
+func (n *next) mergePacks(ctx context.Context, w *tableWriter) error {
 	old := &cursor{ts: &tables{}}
 	if n.base != nil {
 		old = n.base.packs.scan()
@@ -191,7 +224,7 @@ func (n *next) mergePacks(ctx context.Context, w *tableWriter) error {
 		for more && bytes.Compare(old.key, name[:]) < 0 { // dropped
 			more = old.next()
 		}
-		switch i, ok := slot[uint32(num)]; {
+		switch i, ok := n.recent[uint32(num)]; {
 		case ok:
 			value = appendRecord(value[:0], &n.packs[i].info)
 		case more && bytes.Equal(old.key, name[:]):

@@ -34,6 +34,9 @@ func TestMain(m *testing.M) {
 // which pack is published. Then it waits for "all <n>", and leaves when it
 // knows the packs 0 to n.
 func child() error {
+	if os.Getenv("INDEX_TEST_CHILD") == "compact" {
+		return compactor()
+	}
 	var from, to int
 	if _, err := fmt.Sscan(os.Getenv("INDEX_TEST_CHILD"), &from, &to); err != nil {
 		return err
@@ -96,6 +99,7 @@ type process struct {
 	*exec.Cmd
 	in    *os.File
 	lines *bufio.Scanner
+	close func() error
 	errs  strings.Builder
 }
 

@@ -16,11 +16,11 @@ import (
 const segmentBytes = 16 << 20
 
 // Publish stores segments that list these packs, one where they fit. The packs
-// must be durable. They become known here if they were not yet. After an error
+// must be durable, and say of themselves what is listed. They become known here if they were not yet. After an error
 // some may be published: publish all of them again, that does no harm.
 func (db *DB) Publish(ctx context.Context, packs []*pack.Trailer) error {
-	for _, s := range split(&Segment{Packs: packs}) {
-		name, err := db.putSegment(ctx, s)
+	for _, s := range split(packs, db.segment) {
+		name, size, err := db.putSegment(ctx, s)
 		if err != nil {
 			return err
 		}
@@ -30,9 +30,9 @@ func (db *DB) Publish(ctx context.Context, packs []*pack.Trailer) error {
 			return errClosed
 		}
 		for _, t := range s.Packs {
-			db.insert(t, true)
+			db.insert(t, true, true)
 		}
-		db.covered[name] = struct{}{}
+		db.cover(name, size)
 		db.mu.Unlock()
 	}
 	db.buildInBackground()
@@ -42,9 +42,9 @@ func (db *DB) Publish(ctx context.Context, packs []*pack.Trailer) error {
 // Drop publishes that these packs are gone, and forgets them.
 func (db *DB) Drop(ctx context.Context, names []pack.Name) error {
 	for len(names) > 0 {
-		s := &Segment{Dropped: names[:min(len(names), segmentBytes/32)]}
+		s := &Segment{Dropped: names[:min(len(names), db.segment/32)]}
 		names = names[len(s.Dropped):]
-		name, err := db.putSegment(ctx, s)
+		name, size, err := db.putSegment(ctx, s)
 		if err != nil {
 			return err
 		}
@@ -52,32 +52,25 @@ func (db *DB) Drop(ctx context.Context, names []pack.Name) error {
 		for _, n := range s.Dropped {
 			db.drop(n)
 		}
-		db.covered[name] = struct{}{}
+		db.cover(name, size)
 		db.mu.Unlock()
 	}
 	return nil
 }
 
-// split divides a segment's packs among as many segments as their size asks
-// for. Each of them replaces the same segments; the first takes all the rest.
-func split(s *Segment) []*Segment {
+// split divides packs among as many segments of that size as it takes.
+func split(packs []*pack.Trailer, size int) []*Segment {
 	var all []*Segment
 	room := 0
-	for _, t := range s.Packs {
+	for _, t := range packs {
 		n := trailerBytes(t)
 		if len(all) == 0 || n > room {
-			all = append(all, &Segment{Replaced: s.Replaced})
-			room = segmentBytes
+			all = append(all, &Segment{})
+			room = size
 		}
 		room -= n
 		last := all[len(all)-1]
 		last.Packs = append(last.Packs, t)
-	}
-	if len(all) == 0 && len(s.Replaced)+len(s.Dropped)+len(s.Extra) > 0 {
-		all = append(all, &Segment{Replaced: s.Replaced})
-	}
-	if len(all) > 0 {
-		all[0].Dropped, all[0].Extra = s.Dropped, s.Extra
 	}
 	return all
 }
@@ -97,20 +90,19 @@ func trailerBytes(t *pack.Trailer) int {
 	return n
 }
 
-// putSegment stores a segment under a new name.
-func (db *DB) putSegment(ctx context.Context, s *Segment) (SegmentName, error) {
+// putSegment stores a segment under a new name and returns its stored size.
+func (db *DB) putSegment(ctx context.Context, s *Segment) (name SegmentName, size int64, err error) {
 	body := AppendSegment(nil, s)
 	if len(body) > maxSegment {
-		return SegmentName{}, fmt.Errorf("index segment of %d bytes, at most %d are possible: write smaller packs", len(body), maxSegment)
+		return name, 0, fmt.Errorf("index segment of %d bytes, at most %d are possible: write smaller packs", len(body), maxSegment)
 	}
-	var name SegmentName
 	for {
 		if err := db.random(name[:]); err != nil {
-			return name, err
+			return name, 0, err
 		}
 		p, err := db.keys.Seal(name.Object(), seal.KindSegment, seal.ForList, body, sharedRandom{db})
 		if err != nil {
-			return name, err
+			return name, 0, err
 		}
 		err = db.backend.Put(ctx, name.Object(), p)
 		if errors.Is(err, fs.ErrExist) {
@@ -123,8 +115,8 @@ func (db *DB) putSegment(ctx context.Context, s *Segment) (SegmentName, error) {
 			err = e
 		}
 		if err != nil {
-			return name, fmt.Errorf("publish %s: %w", name.Object(), err)
+			return name, 0, fmt.Errorf("publish %s: %w", name.Object(), err)
 		}
-		return name, nil
+		return name, int64(len(p)), nil
 	}
 }

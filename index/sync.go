@@ -30,7 +30,9 @@ const (
 // part of the error, by its name (chunk.ErrCorrupt, seal.ErrVersion,
 // seal.ErrNoKey, or the backend's error); all others are read nevertheless, and
 // the next Sync tries again. Segments that vanished are no error: what they
-// listed is in a merged one, or stays known as it was.
+// listed is in a merged one, or stays known as it was. Where segments disagree
+// about a pack the pack is asked; if it cannot be, that is part of the error, and
+// what was known stays until the next Sync.
 //
 // One Sync runs at a time; others wait, and report what came meanwhile as new.
 func (db *DB) Sync(ctx context.Context) (changed bool, err error) {
@@ -39,24 +41,26 @@ func (db *DB) Sync(ctx context.Context) (changed bool, err error) {
 		return false, err
 	}
 	defer db.leave()
-	err = db.sync(ctx)
-	return db.news.Load() != news, err
+	bad, err := db.sync(ctx)
+	return db.news.Load() != news, errors.Join(err, joinErrors(bad))
 }
 
-func (db *DB) sync(ctx context.Context) error {
+// sync is Sync for who has entered; bad are the segments that cannot be read.
+func (db *DB) sync(ctx context.Context) (bad map[SegmentName]error, err error) {
 	if db.refresh() {
 		db.news.Add(1)
 	}
-	bad := map[SegmentName]error{}
+	bad = map[SegmentName]error{}
 	for try := 1; ; try++ {
 		before, losses, err := db.coveredNow()
 		if err != nil {
-			return err
+			return bad, err
 		}
 		listed, err := db.listSegments(ctx)
 		if err != nil {
-			return err
+			return bad, err
 		}
+		db.noteVanished(before, listed)
 		unread := maps.Clone(listed)
 		maps.DeleteFunc(unread, func(name SegmentName, _ int64) bool {
 			_, in := before[name]
@@ -66,7 +70,7 @@ func (db *DB) sync(ctx context.Context) error {
 		var mu sync.Mutex
 		again := false
 		err = db.readSegments(ctx, unread, func(name SegmentName, s *Segment, err error) error {
-			lost := err == nil && !db.take(name, s)
+			lost := err == nil && !db.take(name, unread[name], s)
 			mu.Lock()
 			if lost || isGone(err) {
 				again = true
@@ -78,11 +82,11 @@ func (db *DB) sync(ctx context.Context) error {
 			return ctx.Err()
 		})
 		if err != nil {
-			return err
+			return bad, err
 		}
 		if again = again || db.lostSince(losses); !again || try == listings {
 			db.prune(before, listed)
-			return joinErrors(bad)
+			return bad, db.settle(ctx)
 		}
 	}
 }
@@ -97,11 +101,16 @@ func joinErrors(bad map[SegmentName]error) error {
 
 // coveredNow returns the names of the segments that need not be read, and how
 // often that was forgotten so far.
-func (db *DB) coveredNow() (map[SegmentName]struct{}, int, error) {
-	db.mu.RLock()
-	defer db.mu.RUnlock()
+func (db *DB) coveredNow() (map[SegmentName]int64, int, error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
 	if db.closed {
 		return nil, 0, errClosed
+	}
+	for name, writers := range db.partial {
+		if slices.ContainsFunc(writers, db.knows) {
+			db.uncover(name)
+		}
 	}
 	return maps.Clone(db.covered), db.losses, nil
 }
@@ -114,12 +123,25 @@ func (db *DB) lostSince(losses int) bool {
 
 // prune forgets the names of segments that are not there any more: they are
 // used once.
-func (db *DB) prune(before map[SegmentName]struct{}, listed map[SegmentName]int64) {
+func (db *DB) prune(before, listed map[SegmentName]int64) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	for name := range before {
 		if _, ok := listed[name]; !ok {
-			delete(db.covered, name)
+			db.uncover(name)
+		}
+	}
+}
+
+// noteVanished notes whether segments are not there any more, for the next
+// generation.
+func (db *DB) noteVanished(before, listed map[SegmentName]int64) {
+	for name := range before {
+		if _, ok := listed[name]; !ok {
+			db.mu.Lock()
+			db.vanished = true
+			db.mu.Unlock()
+			return
 		}
 	}
 }
@@ -188,6 +210,9 @@ func (db *DB) readSegment(ctx context.Context, name SegmentName, size int64) (*S
 		// who adopts it.
 		if err := t.Verify(db.keys); err != nil {
 			db.opt.Logf("%s: %v", name.Object(), err)
+			if errors.Is(err, seal.ErrNoKey) {
+				s.unproven = append(s.unproven, t)
+			}
 			continue
 		}
 		proven = append(proven, t)
@@ -196,9 +221,9 @@ func (db *DB) readSegment(ctx context.Context, name SegmentName, size int64) (*S
 	return s, nil
 }
 
-// take makes known what a segment lists. It reports false if a generation was
-// lost meanwhile, so that the segment has to be read again.
-func (db *DB) take(name SegmentName, s *Segment) bool {
+// take makes known what a segment of that stored size lists. It reports false
+// if a generation was lost meanwhile, so that the segment has to be read again.
+func (db *DB) take(name SegmentName, size int64, s *Segment) bool {
 	changed := false
 	db.mu.Lock()
 	losses := db.losses
@@ -215,7 +240,7 @@ func (db *DB) take(name SegmentName, s *Segment) bool {
 		// One pack at a time, so that lookups get in between.
 		for _, t := range s.Packs {
 			db.mu.Lock()
-			changed = db.insert(t, true) || changed
+			changed = db.insert(t, true, false) || changed
 			db.mu.Unlock()
 		}
 	}
@@ -227,6 +252,33 @@ func (db *DB) take(name SegmentName, s *Segment) bool {
 	if db.losses != losses || db.closed {
 		return false
 	}
-	db.covered[name] = struct{}{}
+	db.cover(name, size)
+	if len(s.unproven) > 0 {
+		writers := map[seal.WriterID]struct{}{}
+		for _, t := range s.unproven {
+			writers[t.Writer] = struct{}{}
+		}
+		db.partial[name] = slices.Collect(maps.Keys(writers))
+	}
 	return true
+}
+
+// knows reports whether a writer's signatures count by now.
+func (db *DB) knows(w seal.WriterID) bool {
+	return !errors.Is(db.keys.Verify(w, nil, nil), seal.ErrNoKey)
+}
+
+// cover notes that what a segment lists is known. The caller has mu.
+func (db *DB) cover(name SegmentName, size int64) {
+	if _, ok := db.covered[name]; !ok {
+		db.covered[name] = size
+		db.unbuilt += size
+	}
+}
+
+// uncover is the reverse of cover. The caller has mu.
+func (db *DB) uncover(name SegmentName) {
+	db.unbuilt -= db.covered[name]
+	delete(db.covered, name)
+	delete(db.partial, name)
 }
