@@ -4,25 +4,40 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
-	"math/rand/v2"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
+	"github.com/cutbankfs/cutbank/chunkstore/parity"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
 
-// CheckOptions say how deep to look.
+// CheckOptions say how deep to look. ReadData, Sample and MaxAge each choose
+// packs to read, and one chosen by any of them is read; those that nobody has
+// looked at yet come first, then those that were looked at the longest time ago.
 type CheckOptions struct {
-	ReadData  bool        // read every pack, and prove every chunk
-	Sample    float64     // the share of packs to read instead, 0 to 1
-	Seed      uint64      // which packs that are
+	ReadData bool          // read every pack, and prove every chunk
+	Sample   float64       // the share of packs to read, 0 to 1
+	Seed     uint64        // which packs that are
+	MaxAge   time.Duration // read packs that were not proven, chunk by chunk, for that long; 0: whatever their age
+
+	// The budget ends the reading of packs, not the check: no pack is begun after
+	// that time, by Options.Now, nor one that would make it more bytes. One pack
+	// always is read. 0: no limit.
+	Budget      time.Duration
+	BudgetBytes int64
+
+	// Heal mends what parity covers: chunks of damaged packs are stored anew,
+	// and damaged parity is made anew. It needs keys that may write.
+	Heal bool
+
 	Snapshots []*Snapshot // whose trees to walk; nil: all
 	Progress  *CheckProgress
 }
@@ -33,70 +48,114 @@ type CheckProgress struct {
 }
 
 // Damage is one thing that is wrong, named as far as it reaches: an object of
-// the repository, a chunk, a file or directory, a snapshot. What is unknown or
-// does not apply is empty.
+// the repository, a chunk, a file or directory, a snapshot, a node. What is
+// unknown or does not apply is empty.
 type Damage struct {
 	Object   string
 	Chunk    chunk.ID
 	Path     string
 	Snapshot *Snapshot
-	Err      error
-	// Healed tells that another healthy copy of the chunk exists.
+	// Node is whose files these are: the member of a cluster snapshot, else the
+	// snapshot's host, else its name.
+	Node string
+	Err  error
+	// Healed tells that it was mended at once: nothing is lost, and it counts
+	// for none of CheckResult.Damages.
 	Healed bool
+	// Known tells of what a repair could not bring back: the snapshot is the one
+	// that does without it, and its record says so. It counts for CheckResult.Known
+	// only.
+	Known bool
 }
 
 // CheckResult sums up a check.
 type CheckResult struct {
 	Objects, Packs, Orphans, Chunks, Pages, Snapshots, Damages uint64
-	Bytes                                                      uint64 // of packs read
+	Read, Bytes                                                uint64 // packs read, and bytes of them
+	Left, LeftBytes                                            uint64 // packs that the budget did not reach
+	Healed                                                     uint64 // findings of which nothing is lost
+	Known                                                      uint64 // findings that a repair wrote down
 	Dead                                                       int    // intents of writers that may be dead
 	Unknown                                                    []string
+	Refused                                                    []error // records that their writers were not allowed to sign
+
+	// Coverage is what the ledger says after the check.
+	Coverage *Coverage
+	// LedgerErr tells why what was found of packs is not, or not all, in the
+	// ledger: seal.ErrNoKey if the keys are not the owner's, or the backend's.
+	LedgerErr error
 }
 
 type checker struct {
 	r      *Repo
 	opt    CheckOptions
 	p      *CheckProgress
-	res    CheckResult
 	report func(Damage)
 
-	mu    sync.Mutex
-	packs map[pack.Name]int64    // that exist
-	bad   map[chunk.ID]error     // chunks found damaged, without a healthy copy
-	pages map[chunk.ID]bool      // pages seen; true: something below is damaged
-	sums  map[chunk.ID]sums      // what the pages seen hold
-	seen  map[string]struct{}    // objects already reported
-	hurt  map[pack.Name]struct{} // packs found damaged
-	lost  map[pack.Name]error    // packs of which nothing could be read
+	verified map[pack.Name]LedgerEntry // what the ledger said before
+	sums     maphash.Seed
+	pages    map[halfID]pageSums // pages seen
+
+	mu     sync.Mutex
+	res    CheckResult
+	packs  map[pack.Name]int64      // that exist
+	state  map[pack.Name]*packState // of those that are not whole
+	looked map[pack.Name]struct{}   // that were read
+	told   map[pack.Name]struct{}   // that were reported
+	found  []LedgerEntry            // not yet in the ledger
+	noted  time.Time                // when the ledger was last written
+	broken map[chunk.ID]struct{}    // chunks and pages that were looked for twice
+	heal   repairs
 }
 
-// Check looks for damage and reports each as it is found, one at a time. The
-// error is of what kept it from looking, not of what it found.
+// Check looks for damage and reports each as it is found, one at a time. It may
+// run beside everything else, and what others do meanwhile (snapshots, forget,
+// prune) is no damage. What it finds of packs it writes into the ledger, now and
+// then and at the end, also if ctx ends. The error is of what kept it from
+// looking, not of what it found.
 func (r *Repo) Check(ctx context.Context, opt CheckOptions, report func(Damage)) (CheckResult, error) {
-	c := &checker{r: r, opt: opt, p: opt.Progress, packs: map[pack.Name]int64{}, bad: map[chunk.ID]error{},
-		pages: map[chunk.ID]bool{}, sums: map[chunk.ID]sums{}, seen: map[string]struct{}{}, hurt: map[pack.Name]struct{}{}, lost: map[pack.Name]error{}}
+	c := &checker{r: r, opt: opt, p: opt.Progress, sums: maphash.MakeSeed(), pages: map[halfID]pageSums{},
+		packs: map[pack.Name]int64{}, state: map[pack.Name]*packState{}, looked: map[pack.Name]struct{}{}, told: map[pack.Name]struct{}{},
+		noted: r.opt.Now(), broken: map[chunk.ID]struct{}{}, heal: newRepairs()}
 	if c.p == nil {
 		c.p = &CheckProgress{}
 	}
 	c.report = func(d Damage) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.res.Damages++
+		if d.Known {
+			c.res.Known++
+		} else if d.Healed {
+			c.res.Healed++
+		} else {
+			c.res.Damages++
+		}
 		report(d)
 	}
+	err := c.run(ctx)
+	return c.res, err
+}
+
+func (c *checker) run(ctx context.Context) error {
+	if err := c.r.Readable(); err != nil {
+		return err
+	}
+	if err := c.r.readWriters(ctx); err != nil {
+		return err
+	}
 	if err := c.objects(ctx); err != nil {
-		return c.res, err
+		return err
 	}
-	if err := r.Sync(ctx); err != nil && !unproven(err) {
-		return c.res, err // damaged segments were named by objects
+	if err := c.r.Sync(ctx); err != nil && !unproven(err) {
+		return err // damaged segments were named by objects
 	}
-	if err := c.readPacks(ctx); err != nil {
-		return c.res, err
+	if err := c.checkPacks(ctx); err != nil {
+		return err
 	}
 	if err := c.trees(ctx); err != nil {
-		return c.res, err
+		return err
 	}
-	return c.res, ctx.Err()
+	return ctx.Err()
 }
 
 // kinds tells what lies under each prefix; zero: packs.
@@ -124,6 +183,14 @@ func (c *checker) objects(ctx context.Context) error {
 				continue
 			}
 			c.packs[name] = info.Size
+		case kind == seal.KindParity:
+			// Proven when its pack is read: it is as much use as the pack's bytes.
+			name, ok := parity.ParseObject(info.Name)
+			if !ok {
+				c.res.Unknown = append(c.res.Unknown, info.Name)
+				continue
+			}
+			c.heal.parity[name] = info
 		default:
 			if kind == seal.KindIntent && !strings.Contains(info.Name, ".") {
 				c.res.Dead++
@@ -138,21 +205,34 @@ func (c *checker) objects(ctx context.Context) error {
 }
 
 func (c *checker) object(ctx context.Context, info backend.Info, kind seal.Kind) {
+	err := c.objectError(ctx, info, kind)
+	if errors.Is(err, ErrRefused) {
+		c.res.Refused = append(c.res.Refused, err)
+		return
+	}
+	if err != nil {
+		c.report(Damage{Object: info.Name, Err: err})
+	}
+}
+
+// objectError returns what is wrong with an object; nil if it is gone.
+func (c *checker) objectError(ctx context.Context, info backend.Info, kind seal.Kind) error {
 	p, err := c.r.b.Get(ctx, info.Name, 0, -1)
 	if errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
-		return
+		return nil
 	}
 	if err == nil {
 		if kind == seal.KindKey {
-			_, err = parseKey(info.Name, p)
+			err = c.r.checkKey(info.Name, p)
 		} else {
 			err = c.open(info.Name, kind, p)
 		}
+		if errors.Is(err, seal.ErrNoKey) && c.r.readWriters(ctx) == nil {
+			// Its writer may be newer than what was known of writers.
+			err = c.open(info.Name, kind, p)
+		}
 	}
-	if err != nil {
-		c.seen[info.Name] = struct{}{}
-		c.report(Damage{Object: info.Name, Err: err})
-	}
+	return err
 }
 
 func (c *checker) open(name string, kind seal.Kind, p []byte) error {
@@ -166,152 +246,4 @@ func (c *checker) open(name string, kind seal.Kind, p []byte) error {
 	}
 	_, err := c.r.k.OpenAs(name, kind, p)
 	return formatError(err)
-}
-
-// readPacks compares the packs with the index, and reads those that were asked
-// for.
-func (c *checker) readPacks(ctx context.Context) error {
-	var names []pack.Name
-	for name := range c.packs {
-		names = append(names, name)
-	}
-	slices.SortFunc(names, func(a, b pack.Name) int { return slices.Compare(a[:], b[:]) })
-	c.res.Packs = uint64(len(names))
-	var read []pack.Name
-	rnd := rand.New(rand.NewPCG(c.opt.Seed, 1))
-	for _, name := range names {
-		info, ok, err := c.r.ix.Pack(name)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			c.res.Orphans++
-		} else if info.Size != c.packs[name] {
-			c.hurt[name] = struct{}{}
-			c.report(Damage{Object: name.Object(), Err: fmt.Errorf("%s has %d bytes, the index says %d: %w", name.Object(), c.packs[name], info.Size, chunk.ErrCorrupt)})
-		}
-		if c.opt.ReadData || rnd.Float64() < c.opt.Sample {
-			read = append(read, name)
-			c.p.BytesTotal.Add(uint64(c.packs[name]))
-		}
-	}
-	c.p.PacksTotal.Store(uint64(len(read)))
-	work := make(chan pack.Name)
-	var wg sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for name := range work {
-				c.readPack(ctx, name)
-			}
-		}()
-	}
-	for _, name := range read {
-		if ctx.Err() != nil {
-			break
-		}
-		work <- name
-	}
-	close(work)
-	wg.Wait()
-	c.dropHealed(ctx)
-	return ctx.Err()
-}
-
-// readPack proves one pack: its closing hash, its trailer's signature, and all
-// its chunks.
-func (c *checker) readPack(ctx context.Context, name pack.Name) {
-	p, err := c.r.b.Get(ctx, name.Object(), 0, -1)
-	if errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
-		return
-	}
-	fail := func(err error) {
-		c.mu.Lock()
-		_, again := c.hurt[name]
-		c.hurt[name] = struct{}{}
-		c.mu.Unlock()
-		if !again {
-			c.report(Damage{Object: name.Object(), Err: err})
-		}
-	}
-	unread := func(err error) {
-		fail(err)
-		c.mu.Lock()
-		c.lost[name] = err
-		c.mu.Unlock()
-	}
-	if err != nil {
-		unread(err)
-		return
-	}
-	if err := pack.Check(p); err != nil {
-		fail(fmt.Errorf("%s: %w", name.Object(), err))
-	}
-	t, err := pack.ReadTrailer(c.r.k, name, int64(len(p)), func(off, n int64) ([]byte, error) { return p[off : off+n], nil })
-	if err != nil {
-		unread(formatError(err))
-		return
-	}
-	key, err := pack.FrameKey(c.r.k, name, t.Epoch, t.Wrapped)
-	if err != nil {
-		unread(err)
-		return
-	}
-	h := c.r.k.Data
-	if t.Kind == pack.Meta {
-		h = c.r.k.Tree
-	}
-	var plain []byte
-	chunks := uint64(0)
-	for i := range t.Frames {
-		f := &t.Frames[i]
-		chunks += uint64(len(f.Chunks))
-		if plain, err = key.Open(plain[:0], uint32(i), p[f.Off:f.Off+f.Stored]); err == nil {
-			err = proveFrame(h, f, plain)
-		}
-		if err != nil {
-			fail(fmt.Errorf("%s: %w", name.Object(), err))
-			c.mu.Lock()
-			for _, ch := range f.Chunks {
-				c.bad[ch.ID] = err
-			}
-			c.mu.Unlock()
-		}
-	}
-	c.p.Packs.Add(1)
-	c.p.Bytes.Add(uint64(len(p)))
-	c.mu.Lock()
-	c.res.Chunks += chunks
-	c.res.Bytes += uint64(len(p))
-	c.mu.Unlock()
-}
-
-func proveFrame(h *chunk.Hasher, f *pack.Frame, plain []byte) error {
-	parts, err := seal.ParseFrame(plain)
-	if err != nil {
-		return err
-	}
-	if len(parts) != len(f.Chunks) {
-		return fmt.Errorf("a frame holds %d chunks, its trailer says %d: %w", len(parts), len(f.Chunks), chunk.ErrCorrupt)
-	}
-	for i, c := range f.Chunks {
-		if h.Sum(parts[i]) != c.ID {
-			return fmt.Errorf("chunk %s holds other bytes: %w", c.ID, chunk.ErrCorrupt)
-		}
-	}
-	return nil
-}
-
-// dropHealed forgets damaged chunks of which a healthy copy exists elsewhere.
-func (c *checker) dropHealed(ctx context.Context) {
-	for id := range c.bad {
-		_, err := c.r.store.Data(ctx, id)
-		if err != nil {
-			_, err = c.r.store.Page(ctx, id)
-		}
-		if err == nil {
-			delete(c.bad, id)
-		}
-	}
 }

@@ -1,13 +1,13 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"strings"
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
-	"github.com/cutbankfs/cutbank/chunkstore/pack"
 	"github.com/cutbankfs/cutbank/repo/tree"
 )
 
@@ -18,21 +18,27 @@ func (c *checker) trees(ctx context.Context) error {
 	snaps := c.opt.Snapshots
 	if snaps == nil {
 		var err error
-		if snaps, err = c.r.Snapshots(ctx); err != nil && !isDamage(err) {
+		if snaps, err = c.r.Snapshots(ctx); err != nil && !isDamage(err) && !unproven(err) {
 			return err // damaged records were named by objects
 		}
 	}
 	c.p.SnapshotsTotal.Store(uint64(len(snaps)))
 	for _, s := range snaps {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		w := treeChecker{c, ctx, s}
+		w := treeChecker{checker: c, ctx: ctx, s: s}
 		w.page(s.Tree.ID, tree.DirPage, -1, "")
 		if !s.Witness.IsZero() {
 			w.page(s.Witness.ID, tree.WitnessPage, -1, "(witness)")
 		}
-		c.res.Snapshots++
+		err := w.settle()
+		if err == nil {
+			err = w.tell()
+		}
+		if err != nil {
+			return err
+		}
+		if !w.gone {
+			c.res.Snapshots++
+		}
 		c.p.Snapshots.Add(1)
 	}
 	c.res.Pages = uint64(len(c.pages))
@@ -43,40 +49,80 @@ func isDamage(err error) bool {
 	return errors.Is(err, chunk.ErrCorrupt) || errors.Is(err, chunk.ErrMissing) || errors.Is(err, ErrFormat)
 }
 
+// treeChecker walks the trees of one snapshot.
 type treeChecker struct {
 	*checker
-	ctx context.Context
-	s   *Snapshot
+	ctx    context.Context
+	s      *Snapshot
+	doubts []doubt  // what could not be read at first
+	found  []Damage // not yet reported
+	gone   bool     // the snapshot was forgotten meanwhile: nothing of it matters
+	err    error    // what kept it from looking
 }
 
 func (w *treeChecker) damage(id chunk.ID, path string, err error) {
 	if path == "" {
 		path = "."
 	}
-	w.report(Damage{Chunk: id, Path: path, Snapshot: w.s, Err: err})
+	w.found = append(w.found, Damage{Chunk: id, Path: path, Snapshot: w.s, Node: w.s.node(path), Err: err})
 }
 
-// page walks a page and what is below; true: something there is damaged.
+// lost is damage, unless a repair wrote it into this snapshot.
+func (w *treeChecker) lost(path, what string) {
+	w.damage(chunk.ID{}, path, fmt.Errorf("%s: %w", what, chunk.ErrMissing))
+	w.found[len(w.found)-1].Known = w.s.Repairs != nil
+}
+
+// node is whose files are at path.
+func (s *Snapshot) node(path string) string {
+	top, _, _ := strings.Cut(path, "/")
+	for i := range s.Members {
+		if s.Members[i].Name == top {
+			return top
+		}
+	}
+	return cmp.Or(s.Host, s.Name)
+}
+
+// page walks a page and what is below; true: something there is damaged, or in
+// doubt.
 func (w *treeChecker) page(id chunk.ID, kind tree.PageKind, level int, path string) bool {
-	if hurt, seen := w.pages[id]; seen && !hurt || w.ctx.Err() != nil {
+	if w.gone || w.ctx.Err() != nil {
+		return true
+	}
+	if got, seen := w.pages[keyOf(id)]; seen && got&pageHurt == 0 {
 		return false
 	}
 	w.p.Pages.Add(1)
-	hurt := true
-	if b, err := w.r.store.Page(w.ctx, id); err != nil {
-		if w.ctx.Err() != nil {
-			return false
-		}
-		w.damage(id, path, err)
-	} else if pg, err := tree.ParsePage(b); err != nil {
-		w.damage(id, path, err)
-	} else if pg.Kind != kind || level >= 0 && pg.Level != level {
-		w.damage(id, path, fmt.Errorf("page of another kind or level: %w", chunk.ErrCorrupt))
-	} else {
-		w.sums[id] = sumsOf(pg)
-		hurt = w.items(id, pg, path)
+	pg, err := w.read(id, kind, level)
+	if err != nil {
+		w.pages[keyOf(id)] = pageHurt | pageUnread
+		w.doubt(doubt{page: true, id: id, kind: kind, level: level, path: path}, err)
+		return true
 	}
-	w.pages[id] = hurt
+	return w.enter(id, pg, path)
+}
+
+func (w *treeChecker) read(id chunk.ID, kind tree.PageKind, level int) (*tree.Page, error) {
+	b, err := w.r.store.Page(w.ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	pg, err := tree.ParsePage(b)
+	if err == nil && (pg.Kind != kind || level >= 0 && pg.Level != level) {
+		err = fmt.Errorf("page of another kind or level: %w", chunk.ErrCorrupt)
+	}
+	return pg, err
+}
+
+// enter walks what is below a page.
+func (w *treeChecker) enter(id chunk.ID, pg *tree.Page, path string) bool {
+	hurt := w.items(id, pg, path)
+	got := w.sum(sumsOf(pg))
+	if hurt {
+		got |= pageHurt
+	}
+	w.pages[keyOf(id)] = got
 	return hurt
 }
 
@@ -124,12 +170,19 @@ func (w *treeChecker) entry(e *tree.Entry, path string) bool {
 	hurt := !e.XattrPage.IsZero() && w.page(e.XattrPage, tree.XattrPage, 0, path)
 	if !e.Recipe.IsZero() {
 		hurt = w.page(e.Recipe, tree.RecipePage, -1, path) || hurt
-		got := w.sums[e.Recipe]
-		hurt = w.promised(e.Recipe, sums{got.items, tree.Totals{Bytes: uint64(e.Size)}}, path) || hurt
+		hurt = w.promised(e.Recipe, sums{anyItems, tree.Totals{Bytes: uint64(e.Size)}}, path) || hurt
 	}
 	if !e.Root.IsZero() {
 		hurt = w.page(e.Root, tree.DirPage, -1, path) || hurt
 		hurt = w.promised(e.Root, sums{e.Children, e.Below}, path) || hurt
+	}
+	if e.LostNames {
+		w.lost(path, "names in it were lost")
+		hurt = true
+	}
+	if e.LostXattrs {
+		w.lost(path, "its extended attributes were lost")
+		hurt = true
 	}
 	for _, x := range e.Extents {
 		if w.extent(x, path) {
@@ -137,81 +190,4 @@ func (w *treeChecker) entry(e *tree.Entry, path string) bool {
 		}
 	}
 	return hurt
-}
-
-// sums is what a page holds, by its own items.
-type sums struct {
-	items uint64
-	below tree.Totals
-}
-
-func sumsOf(pg *tree.Page) (s sums) {
-	for i := range pg.Refs {
-		s.items += pg.Refs[i].Items
-		s.below.Add(pg.Refs[i].Below)
-	}
-	for i := range pg.Entries {
-		s.below.Add(pg.Entries[i].Totals())
-	}
-	for _, x := range pg.Extents {
-		s.below.Add(tree.Totals{Bytes: uint64(x.Len)})
-	}
-	s.items += uint64(len(pg.Entries) + len(pg.Extents) + len(pg.Witness))
-	return s
-}
-
-// promised compares what a page holds with what refers to it; by these counts
-// readers find their way. What could not be read was told already.
-func (w *treeChecker) promised(id chunk.ID, want sums, path string) bool {
-	got, ok := w.sums[id]
-	if !ok || got == want {
-		return false
-	}
-	w.damage(id, path, fmt.Errorf("page holds %d items, %+v below; %d items, %+v are promised: %w", got.items, got.below, want.items, want.below, chunk.ErrCorrupt))
-	return true
-}
-
-// extent checks that some pack that exists holds a chunk, and that none was
-// found to hold it damaged.
-func (w *treeChecker) extent(x tree.Extent, path string) bool {
-	switch x.Kind {
-	case tree.Lost:
-		w.damage(chunk.ID{}, path, fmt.Errorf("%d bytes at %d were lost: %w", x.Len, x.Off, chunk.ErrMissing))
-		return true
-	case tree.Data:
-	default:
-		return false
-	}
-	if err := w.bad[x.ID]; err != nil {
-		w.damage(x.ID, path, err)
-		return true
-	}
-	var room [4]pack.Location
-	locs, err := w.r.ix.Lookup(x.ID, room[:0])
-	for _, l := range locs {
-		if lost := w.lost[l.Pack]; lost != nil {
-			// The pack could not be checked as a whole; this chunk may be fine.
-			if _, derr := w.r.store.Data(w.ctx, x.ID); derr == nil {
-				return false
-			}
-			err = fmt.Errorf("chunk %s: %w", x.ID, lost)
-			continue
-		}
-		if size, ok := w.packs[l.Pack]; ok && int64(l.Off)+int64(l.Stored) <= size && int64(l.Len) == x.Len {
-			return false
-		}
-	}
-	if err == nil {
-		err = fmt.Errorf("%d bytes at %d: no pack that exists holds chunk %s: %w", x.Len, x.Off, x.ID, chunk.ErrMissing)
-	}
-	// A pack that came after the listing: another process is writing.
-	for _, l := range locs {
-		if _, gerr := w.r.b.Get(w.ctx, l.Pack.Object(), int64(l.Off), int64(l.Stored)); gerr == nil {
-			return false
-		} else if !errors.Is(gerr, fs.ErrNotExist) {
-			err = fmt.Errorf("chunk %s in pack %s: %w", x.ID, l.Pack, gerr)
-		}
-	}
-	w.damage(x.ID, path, err)
-	return true
 }

@@ -4,9 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/chunkstore/parity"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
 
@@ -34,9 +37,21 @@ type Config struct {
 	PackSize   int            `json:"pack_size"`
 	AppendOnly bool           `json:"append_only,omitempty"`
 	Lock       string         `json:"lock,omitempty"`   // object lock, a duration
-	Parity     string         `json:"parity,omitempty"` // per cent of a pack
+	Parity     string         `json:"parity,omitempty"` // per cent of a pack, as ParseParity reads it
+
+	// Epochs are the key epochs since the first rotation, oldest first: what is
+	// new is sealed for the newest. Removed are the keys that were removed: none
+	// of them is given a later epoch, if somebody puts it back.
+	Epochs  []EpochConfig `json:"epochs,omitempty"`
+	Removed []ID          `json:"removed_keys,omitempty"`
 
 	Extra map[string]json.RawMessage `json:"-"`
+}
+
+// EpochConfig is the public half of a key epoch (see seal.Epoch).
+type EpochConfig struct {
+	N      uint32 `json:"n"`
+	Public []byte `json:"public"`
 }
 
 // SplitterConfig is chunk.Params as it is stored.
@@ -83,10 +98,44 @@ func (c *Config) check() error {
 	if c.PackSize < minPack || c.PackSize > maxPack {
 		return fmt.Errorf("pack size of %d bytes: want %d to %d", c.PackSize, minPack, maxPack)
 	}
+	for i, e := range c.Epochs {
+		if e.N == 0 || i > 0 && e.N <= c.Epochs[i-1].N {
+			return fmt.Errorf("key epochs out of order: %w", chunk.ErrCorrupt)
+		}
+	}
 	if c.Splitter.Max > 16<<20 {
 		return fmt.Errorf("chunks of up to %d bytes: want 16 MiB at most", c.Splitter.Max)
 	}
-	return nil
+	_, err := ParseParity(c.Parity)
+	return err
+}
+
+// ParseParity reads how much parity each pack gets, in per cent of its size:
+// "2", "2%" or "2.5%"; nothing and "0" mean none.
+func ParseParity(s string) (percent float64, err error) {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return 0, nil
+	}
+	percent, err = strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(s, "%")), 64)
+	if err != nil || !(percent == 0 || percent >= parity.MinPercent && percent <= parity.MaxPercent) {
+		return 0, fmt.Errorf("parity of %q: want 0, or %d%% to %d%%", s, parity.MinPercent, parity.MaxPercent)
+	}
+	return percent, nil
+}
+
+// ParityPercent is how much parity each new pack gets; 0: none.
+func (c *Config) ParityPercent() float64 {
+	percent, _ := ParseParity(c.Parity) // checked when it was read
+	return percent
+}
+
+// formatParity writes what ParseParity reads.
+func formatParity(percent float64) string {
+	if percent == 0 {
+		return ""
+	}
+	return strconv.FormatFloat(percent, 'g', -1, 64)
 }
 
 // formatError turns what lower floors say of versions into ErrFormat.

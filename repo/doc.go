@@ -9,10 +9,12 @@
 // kind, format version, sealing, signature and closing hash. The bodies named
 // here are JSON, but for segments; the structs that are named hold the fields.
 // Every body has a version v; unknown fields are kept where an object is
-// rewritten, and nothing is rewritten but config and key rings.
+// rewritten, and nothing is rewritten but config, under its next number, and
+// ledgers, which are merged.
 //
 //	config/<n>       Config       list key, owner     highest n wins
-//	keys/<id>        keyFile      clear               the ring, wrapped by one password
+//	keys/<id>        keyFile      clear, owner        the ring, wrapped by one password
+//	keys/<id>.<n>    keyGrant     clear, owner        key epochs that it was given later
 //	writers/<id>-<n> Writer       list key, owner     who else may write; highest n
 //	packs/<xx>/<id>  package pack                     frames of chunks
 //	index/<id>       package index, list key          trailers of packs, once more
@@ -25,7 +27,7 @@
 //	condemned/<id>.<n>                                intents that it waits for
 //	forgotten/<id>   Forgotten    list key            snapshots that are gone
 //	ledger/<id>      Ledger       list key            what was verified
-//	parity/<pack>    reserved
+//	parity/<pack>    package parity   clear            what heals a damaged pack
 //
 // IDs are 16 random bytes in hexadecimal, used once. Nothing but intents is ever
 // removed by a writer.
@@ -59,18 +61,151 @@
 // A crash leaves at most: packs without a segment (the next writer adopts them),
 // an intent (until somebody resolves it), and temporary files of the backend.
 //
-// # What protects what
+// # Parity
 //
-// Whoever has the storage but no key sees the number and sizes of objects, when
-// they were written, and which writer signed what; no content, name, size of a
-// file, or chunk ID. Chunk IDs are keyed, chunk boundaries depend on a secret,
-// and chunks are compressed and sealed in groups, so that lengths tell little.
-// Changing or exchanging any byte is noticed: by a hash without keys, by
-// signature and AEAD with them. Removing whole objects, or putting back old
-// ones, is noticed only as far as something still refers to what is gone: a
-// removed record is not missed. An open machine that holds the ring, or a
-// password that opens it, can do everything.
+// Where the config asks for it, each pack is followed by parity/<pack>, put by
+// who put the pack; AddParity makes what is missing. A damaged pack is rebuilt by
+// it in memory (Heal), proven, and what it holds is stored anew by a session that
+// leans on no damaged pack. The pack itself stays as it is, and condemned it goes
+// like any other: the ledger says that it is damaged, and that nothing of it is
+// lost.
 //
-// With `init --no-password` the ring lies beside the data, and only rot is
-// guarded against.
+// # Keys and rotation
+//
+// Packs and records are sealed for a key epoch, a key pair: with the public half
+// one writes, with the private half one reads. Rotating adds an epoch:
+//
+//	(1) Each key is given the new private half: put keys/<id>.<n>, sealed for
+//	    the public key that belongs to its password. Nobody is asked for it.
+//	(2) Create-if-absent config/<m>, which publishes the public half. Only now
+//	    does anybody seal for it, and it is the newest in the newest config that
+//	    is sealed for, whatever a ring holds.
+//	(3) Give it to keys that were added between (1) and (2); remove those that
+//	    are dropped.
+//
+// A crash before (2) leaves grants of an epoch that does not exist; a repeated
+// rotation takes the next number. Of two rotations at once one loses the race for
+// config/<m> and says so. A process that is running looks for a new epoch when it
+// begins a session, and when it meets one that it does not know; it keeps the key
+// pair that its password came to, not the password. Each config counts all that
+// the ones before it counted, so that keys that were removed stay so, if somebody
+// puts their files back.
+//
+// Everything that is given, and every public key that something is given to, is
+// signed by the owner; the owner's public key comes out of the ring, which the
+// password has proven. So neither a key that somebody plants in the storage is
+// given anything, nor is an epoch taken that somebody else made up. Who can write
+// to the storage can make a key be left out, by damaging or removing its file or
+// grants, or put back all of an older state, config included: then new data is
+// sealed for an older epoch.
+//
+// A rotation does not change the keys that name chunks and that seal what lists
+// them, nor the owner's signing key. Who has an old ring opens what is sealed for
+// its epochs: contents until they are stored anew (RewriteEpochs), records until
+// they are forgotten.
+//
+// # The ledger
+//
+// Verifying a pack leaves an entry: when, how deep (hash: the closing hash; then
+// frames: every frame opens; then chunks: every chunk is what its ID says), and
+// with what result. Entries are collected in ledgers, which only the owner's key
+// signs. Of a pack, damage counts until somebody looked later and at least as
+// deep and found it whole; otherwise the deepest result since the last damage.
+// The times are of the verifier's clock, but not later than that of the backend
+// when the ledger was put; one from the future of who reads it makes no pack
+// count as proven. Many ledgers are merged into one: read ledgers, then list
+// packs, put what still counts, then remove those that were read. What a newer
+// program adds to an entry is lost by that; what it says with known fields is not.
+//
+// # Writers and credentials
+//
+// Besides the owner may write who is registered in writers/, with globs of
+// snapshot names and an end. A write-only credential (see credentialType) holds a
+// ring that names chunks, opens what lists them, seals for the epochs' public
+// keys, and signs as one writer. It has no private key: it opens no frame, no
+// record and no mark, not those that it wrote itself either. What such a node
+// must know of its last snapshot it keeps on its own machine (see LocalPages).
+//
+// A record counts if its writer may use the name, its time is not after the
+// writer's end, and, once the writer is revoked, if it is one of those that the
+// revocation lists by ID and hash. Others are whole and refused (ErrRefused): no
+// list shows them, and they hold no chunk. Where a newer word about the writer
+// cannot be read, nothing of the writer's is refused, and the records in question
+// are errors, which keep prune from deciding. Tombstones count from the owner
+// only, as do marks, forgotten and condemned records, ledgers and what segments
+// drop.
+//
+// A pack's trailer proves who wrote it, not that the frames hold what it lists. A
+// writer leans only on packs of the owner, its own, those of trusted writers, and
+// those that the owner has read whole (ledger). A reader takes no place of a
+// chunk on trust: what lies there is hashed, and if it is not the chunk the next
+// place is tried.
+//
+// In append-only mode the keys in the repository hold rings without the owner's
+// seed: they read everything, and add as a registered, trusted writer. The
+// owner's ring lies in a credential elsewhere.
+//
+// # Threat model
+//
+// The storage is not trusted with anything but keeping what it was given. What is
+// assumed: machines that hold a ring are not broken into while they do; SHA-2,
+// BLAKE3, AES-256-GCM, Ed25519, argon2id, and one of ML-KEM-768 and X25519 are
+// sound; the system's randomness is.
+//
+// A thief of the storage (a stolen disk, a curious provider) sees the number,
+// sizes and times of objects, the lengths of stored frames, which writer signed
+// what, labels of keys, and so how much is backed up, when, and how much changes.
+// It learns no content, name, size of a file, or chunk ID, and cannot confirm a
+// guess: IDs are keyed, boundaries depend on a secret, chunks are compressed and
+// sealed in groups. It can try passwords at leisure: argon2id makes each try cost
+// 64 MiB and a tenth of a second, and only a good password withstands that. With
+// `init --no-password` the ring lies beside the data, and only rot is guarded
+// against.
+//
+// Who can write to the storage can destroy: remove or overwrite anything, all of
+// it. Any changed byte is noticed, by a hash without keys and by signature and
+// AEAD with them. A removed record is not missed, nor is a repository that was
+// put back as a whole to an older state: that brings back a password that was
+// removed, and the word that a revoked writer may write. Against that there are
+// copies elsewhere, object locks, and storage that does not let nodes delete.
+// Junk under our names is passed over, or stops a command with its name; it hides
+// nothing that is there.
+//
+// Who listens on the network between a node and the storage is a thief of the
+// storage who saw only what passed; who can change what passes is one who can
+// write. Nothing relies on the transport.
+//
+// A thief of a write-only node (its credential) can add: snapshots under its
+// names until it is revoked, and any amount of junk, until the storage is full
+// (prune frees it). It can decrypt no content, name or record, also not those
+// that the node stored, and what it kept locally opens with its own seed: that
+// tells names, sizes and times of the last snapshots' files, which stood on that
+// machine anyway. It sees the config, the splitter's secret included, chunk IDs,
+// lengths, and which chunks came together in which pack. It can confirm a guess:
+// whether certain bytes, a whole chunk of them, are stored by anybody in this
+// repository. Where even that is too much, nodes need repositories of their own.
+// As it signs as the node, it can spoil what the node itself stores later, by
+// packs that lie: verify names them, revoking the writer ends that. It cannot
+// spoil what others store, unless it is trusted: then as far as others leaned on
+// its packs. It can put intents and take names of snapshots that writers have
+// announced: that delays prune, and makes a snapshot fail loudly and be repeated.
+// It removes nothing that the storage does not let it remove.
+//
+// A thief of a full node, or of a password and the storage, reads everything,
+// past and to come, and without append-only mode does all that the owner does.
+// In append-only mode it adds lies that others lean on (verify names them), and
+// it forgets, prunes and marks nothing. Removing its password does not take back
+// what it has read, nor the secrets in the ring: `key rotate` seals new data for
+// a key that it does not have, but chunk IDs and lists stay what they are.
+//
+// A password alone, without the storage, opens nothing.
+//
+// The owner's seed, stolen, is the repository: there is no key above it, and it
+// cannot be replaced. A new repository is then needed.
+//
+// Not protected: the times and amounts of traffic; sizes, to the storage; that
+// some chunks are shared, to every node; against denial of service by who may
+// write; and the clock of a writer, which may lie: what is dated ahead counts
+// from when the storage saw it, and an expired credential can date back until it
+// is revoked.
 package repo

@@ -18,9 +18,10 @@ import (
 type InitOptions struct {
 	Password  string // empty: the key lies beside the data
 	Params    chunk.Params
-	FrameSize int   // 0: 256 KiB
-	PackSize  int   // 0: 32 MiB
-	Like      *Repo // take its secrets and parameters instead
+	FrameSize int     // 0: 256 KiB
+	PackSize  int     // 0: 32 MiB
+	Parity    float64 // per cent of each pack; 0: none, or that of Like
+	Like      *Repo   // take its secrets and parameters instead
 }
 
 // Init makes a repository in b, which must be empty but for what an interrupted
@@ -44,13 +45,19 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	}
 	var ring *seal.Ring
 	if in.Like != nil {
+		if err := in.Like.ownerOnly("making a repository with the same secrets"); err != nil {
+			return nil, err
+		}
 		like := *in.Like.k.Ring()
 		like.Repo = id.String()
 		ring = &like
 		cfg = in.Like.cfg
-		cfg.Repo, cfg.Created = id, opt.Now().UTC()
+		cfg.Repo, cfg.Created, cfg.Removed = id, opt.Now().UTC(), nil
 	} else if ring, err = seal.NewRing(id.String(), opt.Random); err != nil {
 		return nil, err
+	}
+	if in.Parity != 0 {
+		cfg.Parity = formatParity(in.Parity)
 	}
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -63,7 +70,7 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	if err != nil {
 		return nil, err
 	}
-	p, err := wrapRing(ring, key, in.Password, "", opt.Now(), opt.Random)
+	p, u, err := newKey(k, ring, key, in.Password, "", opt.Now(), opt.Random)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +85,11 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	if err := putFirst(ctx, b, keyName(key), p, c, stale); err != nil {
 		return nil, err
 	}
-	return open(ctx, b, k, key, opt)
+	r, err := open(ctx, b, k, key, opt)
+	if err == nil {
+		r.use(ctx, u)
+	}
+	return r, err
 }
 
 // leftKeys returns the keys that an interrupted Init left in b. Anything else

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"sort"
 	"strings"
 	"time"
@@ -22,20 +23,45 @@ import (
 // keyFile is the body of keys/<id>: the ring, wrapped by one password. The key
 // is argon2id (RFC 9106) of the password; the ring is sealed by AES-256-GCM
 // with a 12-byte nonce in front and "cutbank key" and the ID as additional data.
-// KDF "none" holds the ring as it is.
+// KDF "none" holds the ring as it is, and a salt that counts for Public only.
+//
+// Public, younger than the rest, is an MLKEM768-X25519 public key (see
+// seal.Recipient). The seed of its private half is BLAKE3-derived, for "cutbank
+// v1 key recipient", from what argon2id returned; with KDF "none" from the salt
+// and the ring. So the owner can give later key epochs to every password
+// without knowing any: see keyGrant. A file with Public is signed by the owner
+// in its envelope, and older ones are not; a write-only ring has none.
+//
+// Spare, as young, is another key that the password comes to, sealed for the
+// owner: with it the owner can put another ring in this one's place. It is
+// BLAKE3-derived, for "cutbank v1 spare key", from what argon2id returned. Unlike
+// Public it is a secret, so who has only the storage cannot put a ring of his own
+// there. It is sealed as a ring is, under the key that is derived from the
+// owner's seed and the salt (seal.Keys.LocalKey, "spare key"). The owner's seed
+// stays when keys are rotated, so who has an old ring opens it: a ring that is
+// sealed by it has no private epoch key, and is given them all.
 type keyFile struct {
 	V       int       `json:"v"`
 	ID      ID        `json:"id"`
 	Created time.Time `json:"created"`
 	Label   string    `json:"label,omitempty"`
-	Role    string    `json:"role,omitempty"` // of the ring: owner (or empty), writer
+	Role    string    `json:"role,omitempty"` // of the ring: owner (or empty), member (without the owner's seed), writer (write-only)
 	KDF     string    `json:"kdf"`
 	Salt    []byte    `json:"salt,omitempty"`
 	Passes  uint32    `json:"passes,omitempty"`
 	Memory  uint32    `json:"memory_kib,omitempty"`
 	Threads uint8     `json:"threads,omitempty"`
 	Ring    []byte    `json:"ring"`
+	Epoch   uint32    `json:"epoch,omitempty"` // the newest in the ring
+	Public  []byte    `json:"public,omitempty"`
+	Spare   []byte    `json:"spare,omitempty"`
+
+	object *seal.Object // that it was read from
 }
+
+// kdfGiven is argon2id too, but the ring is sealed by the spare key: the owner
+// made the file without knowing the password, in the place of another one.
+const kdfGiven = "argon2id-given"
 
 // RFC 9106, section 4, second recommended option.
 const (
@@ -44,21 +70,27 @@ const (
 	kdfThreads = 4
 )
 
-// KeyInfo describes a key of the repository.
-type KeyInfo struct {
-	ID      ID
-	Created time.Time
-	Label   string
-	KDF     string
-	Current bool // the one that the repository was opened with
+// stretch returns what argon2id makes of the password.
+func (f *keyFile) stretch(password string) ([32]byte, error) {
+	// The bounds keep a damaged or hostile file from taking all memory.
+	if f.KDF != "argon2id" && f.KDF != kdfGiven || f.Passes == 0 || f.Passes > 64 || f.Memory > 2<<20 || f.Threads == 0 {
+		return [32]byte{}, fmt.Errorf("%s: key derivation %q with %d passes, %d KiB: %w", keyName(f.ID), f.KDF, f.Passes, f.Memory, ErrFormat)
+	}
+	return [32]byte(argon2.IDKey([]byte(password), f.Salt, f.Passes, f.Memory, f.Threads, 32)), nil
 }
 
-func (f *keyFile) aead(password string) (cipher.AEAD, error) {
-	// The bounds keep a damaged or hostile file from taking all memory.
-	if f.KDF != "argon2id" || f.Passes == 0 || f.Passes > 64 || f.Memory > 2<<20 || f.Threads == 0 {
-		return nil, fmt.Errorf("key derivation %q with %d passes, %d KiB: %w", f.KDF, f.Passes, f.Memory, ErrFormat)
+// recipient returns the key pair that Public is, or would be, the public half
+// of. stretched is not needed for KDF "none".
+func (f *keyFile) recipient(stretched [32]byte) (*seal.Recipient, error) {
+	const purpose = "cutbank v1 key recipient"
+	if f.KDF == "none" {
+		return seal.NewRecipient(chunk.Derive(purpose, f.Salt, f.Ring))
 	}
-	b, err := aes.NewCipher(argon2.IDKey([]byte(password), f.Salt, f.Passes, f.Memory, f.Threads, 32))
+	return seal.NewRecipient(chunk.Derive(purpose, stretched[:]))
+}
+
+func keyGCM(key [32]byte) (cipher.AEAD, error) {
+	b, err := aes.NewCipher(key[:])
 	if err != nil {
 		return nil, err
 	}
@@ -67,35 +99,72 @@ func (f *keyFile) aead(password string) (cipher.AEAD, error) {
 
 func (f *keyFile) ad() []byte { return []byte("cutbank key" + f.ID.String()) }
 
-// wrapRing returns the object keys/<id>. An empty password leaves the ring
-// open to who can read the object.
+// wrapRing returns the object keys/<id>, signed with the ring itself. An empty
+// password leaves the ring open to who can read the object.
 func wrapRing(r *seal.Ring, id ID, password, label string, now time.Time, random io.Reader) ([]byte, error) {
-	plain, err := json.Marshal(r)
+	k, err := r.Open()
 	if err != nil {
 		return nil, err
 	}
-	f := keyFile{V: 1, ID: id, Created: now.UTC(), Label: label, KDF: "none", Ring: plain}
+	p, _, err := newKey(k, r, id, password, label, now, random)
+	return p, err
+}
+
+// newKey is wrapRing signed by k, the owner's if the key is to be given later
+// epochs; it returns the key opened, too.
+func newKey(k *seal.Keys, r *seal.Ring, id ID, password, label string, now time.Time, random io.Reader) ([]byte, *unlocked, error) {
+	plain, err := json.Marshal(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	f := keyFile{V: 1, ID: id, Created: now.UTC(), Label: label, KDF: "none", Salt: make([]byte, 32), Ring: plain, Epoch: k.Newest()}
+	if _, err := io.ReadFull(random, f.Salt); err != nil {
+		return nil, nil, err
+	}
+	var stretched [32]byte
 	if password != "" {
 		f.KDF, f.Passes, f.Memory, f.Threads = "argon2id", kdfPasses, kdfMemory, kdfThreads
-		f.Salt = make([]byte, 32)
-		nonce := make([]byte, 12)
-		if _, err := io.ReadFull(random, f.Salt); err != nil {
-			return nil, err
+		if stretched, err = f.stretch(password); err != nil {
+			return nil, nil, err
 		}
-		if _, err := io.ReadFull(random, nonce); err != nil {
-			return nil, err
+		if f.Ring, err = f.lock(stretched, plain, random); err != nil {
+			return nil, nil, err
 		}
-		g, err := f.aead(password)
-		if err != nil {
-			return nil, err
+	}
+	u := &unlocked{id: id, ring: r, writes: roleOf(r) == roleWriter}
+	if u.recipient, err = f.recipient(stretched); err != nil {
+		return nil, nil, err
+	}
+	if f.Role = roleOf(r); f.Role != roleWriter && k.Self() == k.Owner() {
+		f.Public = u.recipient.Public()
+		if password != "" {
+			if err := f.setSpare(k, spareKey(stretched), random); err != nil {
+				return nil, nil, err
+			}
 		}
-		f.Ring = g.Seal(nonce, nonce, plain, f.ad())
 	}
 	body, err := json.Marshal(f)
 	if err != nil {
+		return nil, nil, err
+	}
+	if f.Public == nil {
+		return seal.SealClear(seal.KindKey, body), u, nil
+	}
+	p, err := k.Seal(keyName(id), seal.KindKey, seal.Clear, body, random)
+	return p, u, err
+}
+
+// lock seals a ring, or the spare key.
+func (f *keyFile) lock(key [32]byte, plain []byte, random io.Reader) ([]byte, error) {
+	nonce := make([]byte, 12)
+	if _, err := io.ReadFull(random, nonce); err != nil {
 		return nil, err
 	}
-	return seal.SealClear(seal.KindKey, body), nil
+	g, err := keyGCM(key)
+	if err != nil {
+		return nil, err
+	}
+	return g.Seal(nonce, nonce, plain, f.ad()), nil
 }
 
 func parseKey(name string, p []byte) (*keyFile, error) {
@@ -113,79 +182,165 @@ func parseKey(name string, p []byte) (*keyFile, error) {
 	if keyName(f.ID) != name {
 		return nil, fmt.Errorf("%s: is no key of that name: %w", name, chunk.ErrCorrupt)
 	}
+	f.object = o
 	return f, nil
 }
 
 func keyName(id ID) string { return "keys/" + id.String() }
 
-// unwrap opens the ring; a wrong password is ErrKey.
-func (f *keyFile) unwrap(password string) (*seal.Ring, error) {
-	plain := f.Ring
-	if f.KDF != "none" {
-		g, err := f.aead(password)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", keyName(f.ID), err)
-		}
-		if len(f.Ring) < 12 {
-			return nil, fmt.Errorf("%s: %w", keyName(f.ID), chunk.ErrCorrupt)
-		}
-		if plain, err = g.Open(nil, f.Ring[:12], f.Ring[12:], f.ad()); err != nil {
-			return nil, ErrKey
-		}
-	}
-	r := &seal.Ring{}
-	if err := json.Unmarshal(plain, r); err != nil {
-		return nil, fmt.Errorf("%s: %w", keyName(f.ID), chunk.ErrCorrupt)
-	}
-	return r, nil
+// unlocked is a key that was opened, and what is needed to open what is given to
+// it later: never the password.
+type unlocked struct {
+	id        ID
+	ring      *seal.Ring
+	recipient *seal.Recipient
+	writes    bool // it is a write-only node's: nobody gives it anything
 }
 
-// openRing tries all keys. Password is asked for once, and only if a key needs
-// one. A damaged key is no obstacle as long as another opens. With noOpen a key
-// that lies open is not taken: who has a password means a repository that is
-// protected by it, and anybody who can write there could have put an open key
-// of their own.
-func openRing(ctx context.Context, b backend.Backend, password func() (string, error), noOpen bool) (*seal.Ring, ID, error) {
+// unwrap opens the ring; a wrong password is ErrKey.
+func (f *keyFile) unwrap(password string) (*seal.Ring, error) {
+	u, err := f.unlock(func() ([32]byte, error) { return f.stretch(password) })
+	if err != nil {
+		return nil, err
+	}
+	return u.ring, nil
+}
+
+// unlock opens the key with what its password comes to; a wrong one is ErrKey.
+func (f *keyFile) unlock(stretch func() ([32]byte, error)) (*unlocked, error) {
+	plain, stretched := f.Ring, [32]byte{}
+	if f.KDF != "none" {
+		var err error
+		if stretched, err = stretch(); err != nil {
+			return nil, err
+		}
+		if plain, err = f.open(stretched); err != nil {
+			return nil, err
+		}
+	}
+	u := &unlocked{id: f.ID, ring: &seal.Ring{}, writes: f.Role == roleWriter}
+	if err := json.Unmarshal(plain, u.ring); err != nil {
+		return nil, fmt.Errorf("%s: %w", keyName(f.ID), chunk.ErrCorrupt)
+	}
+	var err error
+	u.recipient, err = f.recipient(stretched)
+	return u, err
+}
+
+// open returns the ring.
+func (f *keyFile) open(stretched [32]byte) ([]byte, error) {
+	if f.KDF == kdfGiven {
+		stretched = spareKey(stretched)
+	}
+	return f.openBox(stretched, f.Ring)
+}
+
+func spareKey(stretched [32]byte) [32]byte { return chunk.Derive("cutbank v1 spare key", stretched[:]) }
+
+// openBox opens what lock sealed; another key is ErrKey.
+func (f *keyFile) openBox(key [32]byte, sealed []byte) ([]byte, error) {
+	g, err := keyGCM(key)
+	if err != nil {
+		return nil, err
+	}
+	if len(sealed) < 12 {
+		return nil, fmt.Errorf("%s: %w", keyName(f.ID), chunk.ErrCorrupt)
+	}
+	plain, err := g.Open(nil, sealed[:12], sealed[12:], f.ad())
+	if err != nil {
+		return nil, ErrKey
+	}
+	return plain, nil
+}
+
+// setSpare keeps the spare key for the owner, whose keys k are.
+func (f *keyFile) setSpare(k *seal.Keys, spare [32]byte, random io.Reader) error {
+	key, err := k.LocalKey("spare key", f.Salt)
+	if err != nil {
+		return err
+	}
+	f.Spare, err = f.lock([32]byte(key), spare[:], random)
+	return err
+}
+
+// spare opens what setSpare kept.
+func (f *keyFile) spare(k *seal.Keys) (spare [32]byte, err error) {
+	key, err := k.LocalKey("spare key", f.Salt)
+	if err != nil {
+		return spare, err
+	}
+	p, err := f.openBox([32]byte(key), f.Spare)
+	if err != nil || len(p) != len(spare) {
+		return spare, fmt.Errorf("%s: its spare key does not open: %w", keyName(f.ID), chunk.ErrCorrupt)
+	}
+	return [32]byte(p), nil
+}
+
+// unlocker tries the keys of a repository one by one. The password is asked for
+// once, and only if a key needs one. A damaged key is no obstacle as long as
+// another opens. With noOpen a key that lies open is not taken: who has a
+// password means a repository that is protected by it, and anybody who can write
+// there could have put an open key of their own.
+type unlocker struct {
+	b         backend.Backend
+	files     []*keyFile // still to be tried
+	damaged   error
+	password  func() (string, error)
+	asked     bool
+	secret    string
+	noOpen    bool
+	open, all int // keys that lie open and were passed over, and all
+}
+
+func newUnlocker(ctx context.Context, b backend.Backend, password func() (string, error), noOpen bool) (*unlocker, error) {
 	files, damaged, err := readKeys(ctx, b)
 	if err != nil {
-		return nil, ID{}, err
+		return nil, err
 	}
 	if len(files) == 0 {
 		if damaged != nil {
-			return nil, ID{}, damaged
+			return nil, damaged
 		}
-		return nil, ID{}, noStart(ctx, b, "keys")
+		return nil, noStart(ctx, b, "keys")
 	}
-	asked, secret, open := false, "", 0
-	for _, f := range files {
-		if f.KDF == "none" && noOpen {
-			open++
+	return &unlocker{b: b, files: files, damaged: damaged, password: password, noOpen: noOpen, all: len(files)}, nil
+}
+
+// next opens one more key. When none is left that opens it is ErrKey. It costs
+// an argon2id for each password that it tries.
+func (u *unlocker) next() (*unlocked, error) {
+	for len(u.files) > 0 {
+		f := u.files[0]
+		u.files = u.files[1:]
+		if f.KDF == "none" && u.noOpen {
+			u.open++
 			continue
 		}
-		if f.KDF != "none" && !asked {
-			if password == nil {
-				return nil, ID{}, fmt.Errorf("%s: a password is needed: %w", b, ErrKey)
+		if f.KDF != "none" && !u.asked {
+			if u.password == nil {
+				return nil, fmt.Errorf("%s: a password is needed: %w", u.b, ErrKey)
 			}
-			if secret, err = password(); err != nil {
-				return nil, ID{}, err
+			var err error
+			if u.secret, err = u.password(); err != nil {
+				return nil, err
 			}
-			asked = true
+			u.asked = true
 		}
-		r, err := f.unwrap(secret)
+		got, err := f.unlock(func() ([32]byte, error) { return f.stretch(u.secret) })
 		if err == nil {
-			return r, f.ID, nil
+			return got, nil
 		}
 		if !errors.Is(err, ErrKey) {
-			damaged = errors.Join(damaged, err)
+			u.damaged = errors.Join(u.damaged, err)
 		}
 	}
-	if damaged != nil {
-		return nil, ID{}, fmt.Errorf("%w; and %w", damaged, ErrKey)
+	if u.damaged != nil {
+		return nil, fmt.Errorf("%w; and %w", u.damaged, ErrKey)
 	}
-	if open == len(files) {
-		return nil, ID{}, fmt.Errorf("%s has no key with a password, only one that lies open beside the data; if that is meant, give no password: %w", b, ErrKey)
+	if u.open == u.all {
+		return nil, fmt.Errorf("%s has no key with a password, only one that lies open beside the data; if that is meant, give no password: %w", u.b, ErrKey)
 	}
-	return nil, ID{}, ErrKey
+	return nil, ErrKey
 }
 
 // noStart tells a repository that has lost what it begins with from a folder
@@ -210,7 +365,13 @@ func readKeys(ctx context.Context, b backend.Backend) (files []*keyFile, damaged
 		if err != nil {
 			return nil, nil, err
 		}
+		if _, _, grant := grantID(info.Name); grant {
+			continue
+		}
 		p, err := b.Get(ctx, info.Name, 0, -1)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
 		if err != nil {
 			return nil, nil, err
 		}
@@ -230,55 +391,10 @@ func readKeys(ctx context.Context, b backend.Backend) (files []*keyFile, damaged
 	return files, damaged, nil
 }
 
-// Keys lists the keys, and what is damaged among them.
-func (r *Repo) Keys(ctx context.Context) ([]KeyInfo, error) {
-	files, damaged, err := readKeys(ctx, r.b)
-	if err != nil {
-		return nil, err
+// ownerOnly refuses what only the owner's key may do.
+func (r *Repo) ownerOnly(what string) error {
+	if r.k.Self() == r.k.Owner() {
+		return nil
 	}
-	var infos []KeyInfo
-	for _, f := range files {
-		infos = append(infos, KeyInfo{f.ID, f.Created, f.Label, f.KDF, f.ID == r.key})
-	}
-	return infos, damaged
-}
-
-// AddKey adds a password.
-func (r *Repo) AddKey(ctx context.Context, password, label string) (ID, error) {
-	if password == "" {
-		return ID{}, errors.New("an empty password protects nothing: give one")
-	}
-	id, err := r.newID()
-	if err != nil {
-		return id, err
-	}
-	p, err := wrapRing(r.k.Ring(), id, password, label, r.opt.Now(), r.opt.Random)
-	if err != nil {
-		return id, err
-	}
-	return id, r.b.Put(ctx, keyName(id), p)
-}
-
-// RemoveKey removes the key whose ID starts with prefix. The last key stays,
-// for without it nothing could be read.
-func (r *Repo) RemoveKey(ctx context.Context, prefix string) (ID, error) {
-	infos, damaged := r.Keys(ctx)
-	if len(infos) == 0 && damaged != nil {
-		return ID{}, damaged
-	}
-	var found []KeyInfo
-	for _, i := range infos {
-		if prefix != "" && strings.HasPrefix(i.ID.String(), prefix) {
-			found = append(found, i)
-		}
-	}
-	switch {
-	case len(found) == 0:
-		return ID{}, fmt.Errorf("no key %q: `cutbank key list` shows them", prefix)
-	case len(found) > 1:
-		return ID{}, fmt.Errorf("%q fits %d keys: give more digits", prefix, len(found))
-	case len(infos) == 1:
-		return ID{}, fmt.Errorf("%s is the only key that opens: without it nothing could be read; add another first", found[0].ID)
-	}
-	return found[0].ID, r.b.Remove(ctx, keyName(found[0].ID))
+	return fmt.Errorf("%s needs the owner's key, and this one is writer %s's: %w", what, r.k.Self(), seal.ErrNoKey)
 }

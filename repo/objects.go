@@ -96,7 +96,16 @@ type Snapshot struct {
 	Mode    string          `json:"mode,omitempty"`    // full (or empty), light, dataless
 	System  json.RawMessage `json:"system,omitempty"`  // what a running system said of itself
 	Members []Member        `json:"members,omitempty"` // of a cluster snapshot
-	Copied  []byte          `json:"copied,omitempty"`  // the original's stored record, of a copy
+
+	// Of a copy: the stored record of the original, as its repository has it,
+	// and which that is. A copy of a copy names the first original.
+	Copied []byte  `json:"copied,omitempty"`
+	Origin *Origin `json:"origin,omitempty"`
+
+	// Repairs is the damaged snapshot that this one stands in for, and Lost
+	// what of it could not be brought back.
+	Repairs *ID   `json:"repairs,omitempty"`
+	Lost    *Lost `json:"lost,omitempty"`
 
 	Extra map[string]json.RawMessage `json:"-"`
 
@@ -104,8 +113,10 @@ type Snapshot struct {
 	Dir     string    `json:"-"` // TIME as the mount shows it, unique for the name
 	ModTime time.Time `json:"-"` // by the backend's clock
 	Writer  string    `json:"-"`
+	sum     [32]byte  // BLAKE3 of the stored form
 	Pinned  bool      `json:"-"`
 	Expires time.Time `json:"-"`
+	MarkErr error     `json:"-"` // a mark that cannot be read: what was said of it may not seem so
 }
 
 // Stats is what making a snapshot cost.
@@ -116,6 +127,24 @@ type Stats struct {
 	New       uint64 `json:"new_files"`
 	Modified  uint64 `json:"modified_files"`
 	Unchanged uint64 `json:"unchanged_files"`
+}
+
+// Origin names a snapshot among those of all repositories.
+type Origin struct {
+	Repo ID `json:"repo"`
+	ID   ID `json:"id"`
+}
+
+// Lost is what a repaired snapshot lacks of the one that it repairs. Each is
+// marked where it was, too: extents are lost ones, and entries of directories
+// say so.
+type Lost struct {
+	Files  uint64   `json:"files,omitempty"`  // of which something is lost
+	Bytes  uint64   `json:"bytes,omitempty"`  // in those files
+	Dirs   uint64   `json:"dirs,omitempty"`   // of which names are lost
+	Names  uint64   `json:"names,omitempty"`  // lost in those, with all that is below them
+	Xattrs uint64   `json:"xattrs,omitempty"` // nodes whose extended attributes are lost
+	Paths  []string `json:"paths,omitempty"`  // the first of them, quoted, and what was lost
 }
 
 // Member is one node of a cluster snapshot: a directory in the tree's root.
@@ -184,7 +213,7 @@ type Mark struct {
 	// Op is tag, untag, pin, unpin or expire; readers ignore others.
 	Op    string    `json:"op"`
 	Value string    `json:"value,omitempty"` // the tag
-	Until time.Time `json:"until,omitzero"`  // of expire
+	Until time.Time `json:"until,omitzero"`  // of expire; without it never
 }
 
 // Forgotten is the body of forgotten/<id>: a snapshot that is gone for
@@ -207,16 +236,19 @@ type Condemned struct {
 }
 
 // Writer is the body of writers/<id>-<n>, signed by the owner: who else may
-// write. The ID is that of the public key, the highest n counts. What a writer
-// signed before it was revoked stays valid.
+// write. The ID is that of the public key, the highest n counts. Of the records
+// that a revoked writer signed those count that Accepted names, each with the
+// BLAKE3 hash of its stored form: what was there when it was revoked.
 type Writer struct {
 	V       int       `json:"v"`
 	Public  []byte    `json:"public"` // Ed25519
 	Names   []string  `json:"names"`  // globs of the snapshot names it may use
 	Rights  []string  `json:"rights,omitempty"`
-	Expires time.Time `json:"expires,omitzero"`
+	Expires time.Time `json:"expires,omitzero"` // records of later times do not count
 	Revoked time.Time `json:"revoked,omitzero"`
 	Note    string    `json:"note,omitempty"`
+
+	Accepted map[ID][]byte `json:"accepted,omitempty"`
 }
 
 // Ledger is the body of ledger/<id>: which packs were verified.
@@ -233,6 +265,8 @@ type LedgerEntry struct {
 	Depth string    `json:"depth"` // hash, frames, chunks
 	OK    bool      `json:"ok"`
 	What  string    `json:"what,omitempty"`
+	// Healed tells of a damaged pack that all it held has another place.
+	Healed bool `json:"healed,omitempty"`
 }
 
 // MarshalJSON writes the known fields and those of newer versions.

@@ -71,6 +71,15 @@ func sampleSnapshot() *Snapshot {
 	}
 }
 
+// laterSnapshot has the fields that came after the first sample.
+func laterSnapshot() *Snapshot {
+	s := sampleSnapshot()
+	repairs := sampleID(8)
+	s.Origin, s.Repairs = &Origin{Repo: sampleID(9), ID: sampleID(10)}, &repairs
+	s.Lost = &Lost{Files: 1, Bytes: 2, Dirs: 3, Names: 4, Xattrs: 5, Paths: []string{`"/etc/shadow": 2 bytes`}}
+	return s
+}
+
 // samples has every object, with all its fields set.
 func samples() map[string]struct {
 	object string
@@ -89,18 +98,43 @@ func samples() map[string]struct {
 		"config": {"config/1", seal.KindConfig, seal.ForList, &Config{V: 1, Repo: id, Created: sampleTime(1),
 			Splitter:  SplitterConfig{Kind: "rabin", Min: 32 << 10, Avg: 64 << 10, Max: 256 << 10, Secret: 1<<64 - 1},
 			FrameSize: 256 << 10, PackSize: 32 << 20, AppendOnly: true, Lock: "720h", Parity: "5"}},
-		"snapshot":  {"snapshots/" + id.String(), seal.KindSnapshot, seal.ForEpoch, sampleSnapshot()},
-		"tombstone": {"snapshots/" + id.String(), seal.KindTombstone, seal.ForList, &Tombstone{V: 1, ID: id, Time: sampleTime(5), Why: "silent for 3 days"}},
-		"intent":    {"intents/" + id.String(), seal.KindIntent, seal.ForList, &Intent{V: 1, ID: id, Started: sampleTime(6), Beat: 12, Host: "host-1", Program: "cutbank 1", PID: 4711}},
-		"mark":      {"marks/" + id.String() + "-1", seal.KindMark, seal.ForEpoch, &Mark{V: 1, ID: id, Time: sampleTime(7), Op: "tag", Value: "keep", Until: sampleTime(8)}},
-		"forgotten": {"forgotten/" + id.String(), seal.KindForgotten, seal.ForList, &Forgotten{V: 1, ID: id, Time: sampleTime(9)}},
+		"config-rotated": {"config/2", seal.KindConfig, seal.ForList, &Config{V: 1, Repo: id, Created: sampleTime(1),
+			Splitter:  SplitterConfig{Kind: "gear", Min: 32 << 10, Avg: 64 << 10, Max: 256 << 10, Secret: 1},
+			FrameSize: 256 << 10, PackSize: 32 << 20, AppendOnly: true, Lock: "720h", Parity: "5",
+			Epochs: []EpochConfig{{N: 1, Public: bytes.Repeat([]byte{1}, 1216)}, {N: 3, Public: bytes.Repeat([]byte{3}, 1216)}}, Removed: []ID{sampleID(1), sampleID(2)}}},
+		"grant": {"keys/" + id.String() + ".3", seal.KindKey, seal.Clear, &keyGrant{V: 1, ID: id, Epoch: 3, Created: sampleTime(1), Label: "laptop",
+			Public: bytes.Repeat([]byte{4}, 1216), Sealed: []byte("sealed")}},
+		"snapshot":       {"snapshots/" + id.String(), seal.KindSnapshot, seal.ForEpoch, sampleSnapshot()},
+		"snapshot-later": {"snapshots/" + id.String(), seal.KindSnapshot, seal.ForEpoch, laterSnapshot()},
+		"tombstone":      {"snapshots/" + id.String(), seal.KindTombstone, seal.ForList, &Tombstone{V: 1, ID: id, Time: sampleTime(5), Why: "silent for 3 days"}},
+		"intent":         {"intents/" + id.String(), seal.KindIntent, seal.ForList, &Intent{V: 1, ID: id, Started: sampleTime(6), Beat: 12, Host: "host-1", Program: "cutbank 1", PID: 4711}},
+		"mark":           {"marks/" + id.String() + "-1", seal.KindMark, seal.ForEpoch, &Mark{V: 1, ID: id, Time: sampleTime(7), Op: "tag", Value: "keep", Until: sampleTime(8)}},
+		"forgotten":      {"forgotten/" + id.String(), seal.KindForgotten, seal.ForList, &Forgotten{V: 1, ID: id, Time: sampleTime(9)}},
 		"condemned": {"condemned/" + id.String(), seal.KindCondemned, seal.ForList, &Condemned{V: 1, ID: id, Time: sampleTime(10),
 			Packs: []string{"00112233445566778899aabbccddeeff"}, Wait: []ID{sampleID(1), sampleID(2)}}},
 		"writer": {"writers/" + id.String() + "-1", seal.KindWriter, seal.ForList, &Writer{V: 1, Public: bytes.Repeat([]byte{9}, 32), Names: []string{"web-*"},
 			Rights: []string{"snapshot"}, Expires: sampleTime(11), Revoked: sampleTime(13), Note: "rack 7"}},
+		"writer-revoked": {"writers/" + id.String() + "-2", seal.KindWriter, seal.ForList, &Writer{V: 1, Public: bytes.Repeat([]byte{9}, 32), Names: []string{"web-*"},
+			Rights: []string{"write", "trusted"}, Expires: sampleTime(11), Revoked: sampleTime(13), Note: "rack 7",
+			Accepted: map[ID][]byte{sampleID(4): bytes.Repeat([]byte{5}, 32), sampleID(6): bytes.Repeat([]byte{7}, 32)}}},
 		"ledger": {"ledger/" + id.String(), seal.KindLedger, seal.ForList, &Ledger{V: 1, Time: sampleTime(12),
 			Entries: []LedgerEntry{{Pack: "00112233445566778899aabbccddeeff", Time: sampleTime(14), Depth: "chunks", OK: true, What: "2 of 3 frames"}}}},
+		"ledger-later": {"ledger/" + id.String(), seal.KindLedger, seal.ForList, &Ledger{V: 1, Time: sampleTime(12),
+			Entries: []LedgerEntry{{Pack: "00112233445566778899aabbccddeeff", Time: sampleTime(14), Depth: "chunks", OK: true, What: "2 of 3 frames", Healed: true}}}},
 	}
+}
+
+// addedLater names the sample that has a field which is younger than another
+// sample of its kind.
+var addedLater = map[string]string{
+	"writer.Accepted": "writer-revoked",
+	"config.Epochs":   "config-rotated",
+	"config.Removed":  "config-rotated",
+
+	"snapshot.Origin":       "snapshot-later",
+	"snapshot.Repairs":      "snapshot-later",
+	"snapshot.Lost":         "snapshot-later",
+	"ledger.Entries.Healed": "ledger-later",
 }
 
 // wantFilled checks that a sample has all fields of its kind, so that a field
@@ -119,7 +153,7 @@ func wantFilled(t *testing.T, what string, v reflect.Value) {
 			t.Errorf("%s: field %s has no name in JSON", what, f.Name)
 		}
 		x := v.Field(i)
-		if x.IsZero() {
+		if _, ok := samples()[addedLater[what+"."+f.Name]]; x.IsZero() && !ok {
 			t.Errorf("%s: the sample has no %s", what, f.Name)
 		}
 		if x.Kind() == reflect.Slice && x.Len() > 0 && x.Type().Elem().Kind() == reflect.Struct {
@@ -190,6 +224,7 @@ func TestFrozenRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	want.sum = chunk.Digest(frozen(t, "v1-snapshot.bin", nil))
 	if want.Writer = k.Owner().String(); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +24,7 @@ import (
 // Options say how to use a repository. Random and Now are required.
 type Options struct {
 	Password   func() (string, error) // asked once, if a key needs it
+	Credential []byte                 // the contents of a credential's file, to open with instead of the keys in the repository
 	NoOpenKeys bool                   // do not open with a key that needs no password
 	Host       string                 // for people who look at intents, like Program
 	Program    string
@@ -50,31 +50,52 @@ type Repo struct {
 
 	mu      sync.Mutex
 	records map[ID]*Snapshot // immutable, so decoded once
+	dirs    map[ID]string    // Dir of each snapshot
 	marks   map[string]Mark
-	writers map[string]Writer // by seal.WriterID
 
-	writerFiles int // how many objects were there when they were read
+	keysMu  sync.Mutex
+	me      *unlocked       // what key grants are opened with; nil: none are
+	grants  map[string]bool // those that were read
+	asked   time.Time       // when an unknown epoch was last looked for
+	configN int             // number of the newest config that was read
+
+	writersMu     sync.RWMutex
+	writers       map[string]registered // by seal.WriterID
+	writerObjects map[string]Writer     // by object name; immutable, so decoded once
 }
 
 // Open opens the repository in b. No repository is ErrNoRepo, a wrong password
-// ErrKey, a newer format ErrFormat, damage chunk.ErrCorrupt.
+// or another repository's credential ErrKey, a newer format ErrFormat, damage
+// chunk.ErrCorrupt.
 func Open(ctx context.Context, b backend.Backend, opt Options) (*Repo, error) {
-	ring, key, err := openRing(ctx, b, opt.Password, opt.NoOpenKeys)
+	if opt.Credential != nil {
+		return openWith(ctx, b, opt)
+	}
+	keys, err := newUnlocker(ctx, b, opt.Password, opt.NoOpenKeys)
 	if err != nil {
 		return nil, err
 	}
-	k, err := ring.Open()
+	u, err := keys.next()
 	if err != nil {
 		return nil, err
 	}
-	return open(ctx, b, k, key, opt)
+	k, err := u.ring.Open()
+	if err != nil {
+		return nil, err
+	}
+	r, err := open(ctx, b, k, u.id, opt)
+	if err != nil {
+		return nil, err
+	}
+	r.tryOthers(ctx, u, keys)
+	return r, nil
 }
 
 func open(ctx context.Context, b backend.Backend, k *seal.Keys, key ID, opt Options) (*Repo, error) {
 	if opt.Logf == nil {
 		opt.Logf = func(string, ...any) {}
 	}
-	r := &Repo{b: b, opt: opt, k: k, key: key, records: map[ID]*Snapshot{}, marks: map[string]Mark{}, writers: map[string]Writer{}}
+	r := &Repo{b: b, opt: opt, k: k, key: key, records: map[ID]*Snapshot{}, marks: map[string]Mark{}, writerObjects: map[string]Writer{}}
 	if err := r.readConfig(ctx); err != nil {
 		return nil, err
 	}
@@ -90,7 +111,8 @@ func open(ctx context.Context, b backend.Backend, k *seal.Keys, key ID, opt Opti
 		return nil, err
 	}
 	r.ix = ix
-	r.store = chunkstore.New(b, k, ix, chunkstore.Options{FrameSize: r.cfg.FrameSize, PackSize: r.cfg.PackSize, Level: opt.Level, CacheBytes: opt.FrameCache, Random: opt.Random})
+	r.store = chunkstore.New(b, k, ix, chunkstore.Options{FrameSize: r.cfg.FrameSize, PackSize: r.cfg.PackSize, Level: opt.Level, CacheBytes: opt.FrameCache,
+		Parity: r.cfg.ParityPercent(), Random: opt.Random})
 	return r, nil
 }
 
@@ -111,104 +133,6 @@ func (r *Repo) Backend() backend.Backend { return r.b }
 
 // SecretKeys returns the keys in use.
 func (r *Repo) SecretKeys() *seal.Keys { return r.k }
-
-// readConfig takes the newest config that proves itself. One that does not is
-// passed over, and verify names it: whoever may write to the storage could have
-// put it there.
-func (r *Repo) readConfig(ctx context.Context) error {
-	var ns []int
-	for info, err := range r.b.List(ctx, "config/") {
-		if err != nil {
-			return err
-		}
-		if n, err := strconv.Atoi(strings.TrimPrefix(info.Name, "config/")); err == nil && n > 0 {
-			ns = append(ns, n)
-		}
-	}
-	if len(ns) == 0 {
-		return noStart(ctx, r.b, "config")
-	}
-	slices.Sort(ns)
-	var first error
-	for _, n := range slices.Backward(ns) {
-		err := r.tryConfig(ctx, fmt.Sprintf("config/%d", n))
-		if err == nil || errors.Is(err, ErrFormat) {
-			return err
-		}
-		r.opt.Logf("%v", err)
-		if first == nil {
-			first = err
-		}
-	}
-	return first
-}
-
-func (r *Repo) tryConfig(ctx context.Context, name string) error {
-	o, err := r.object(ctx, name, seal.KindConfig)
-	if err != nil {
-		return err
-	}
-	if o.Writer != r.k.Owner() {
-		return fmt.Errorf("%s is not signed by the owner: %w", name, chunk.ErrCorrupt)
-	}
-	var cfg Config
-	if err := decode(name, o.Body, &cfg); err != nil {
-		return err
-	}
-	if cfg.Repo.String() != r.k.Ring().Repo {
-		return fmt.Errorf("%s is of repository %s, the key of %s: %w", name, cfg.Repo, r.k.Ring().Repo, chunk.ErrCorrupt)
-	}
-	if err := cfg.check(); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	r.cfg = cfg
-	return nil
-}
-
-// readWriters makes known who else may sign. What does not prove itself counts
-// for nothing. The caller holds r.mu.
-func (r *Repo) readWriters(ctx context.Context) error {
-	numbers := map[string][]int{}
-	infos, err := r.names(ctx, "writers/")
-	if err != nil {
-		return err
-	}
-	for name := range infos {
-		id, num, _ := strings.Cut(name, "-")
-		if n, err := strconv.Atoi(num); err == nil {
-			numbers[id] = append(numbers[id], n)
-		}
-	}
-	for id, ns := range numbers {
-		slices.Sort(ns)
-		for _, n := range slices.Backward(ns) {
-			w, err := r.writer(ctx, fmt.Sprintf("writers/%s-%d", id, n), id)
-			if err != nil {
-				r.opt.Logf("%v", err) // the newest that proves itself counts
-				continue
-			}
-			r.k.Trust(w.Public)
-			r.writers[id] = w
-			break
-		}
-	}
-	r.writerFiles = len(infos)
-	return nil
-}
-
-func (r *Repo) writer(ctx context.Context, name, id string) (w Writer, err error) {
-	o, err := r.object(ctx, name, seal.KindWriter)
-	if err != nil {
-		return w, err
-	}
-	if err := decode(name, o.Body, &w); err != nil {
-		return w, err
-	}
-	if o.Writer != r.k.Owner() || len(w.Public) != 32 || seal.WriterOf(w.Public).String() != id {
-		return w, fmt.Errorf("%s: not what the owner signed for that writer: %w", name, chunk.ErrCorrupt)
-	}
-	return w, nil
-}
 
 // object gets, proves and opens an object.
 func (r *Repo) object(ctx context.Context, name string, kind seal.Kind) (*seal.Object, error) {
@@ -257,20 +181,20 @@ func (r *Repo) names(ctx context.Context, prefix string) (map[string]backend.Inf
 
 // Snapshots returns all live snapshots, oldest first, with the marks applied.
 // Records that are damaged or signed by a stranger are left out and named in
-// the error, which comes beside the others.
+// the error, which comes beside the others. Those that the owner does not allow
+// (ErrRefused) are left out. Write-only keys open no record: they get none.
 func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
+	if r.WriteOnly() {
+		return nil, nil
+	}
 	infos, err := r.names(ctx, "snapshots/")
 	if err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if there, err := r.names(ctx, "writers/"); err != nil {
+	if err := r.readWriters(ctx); err != nil {
 		return nil, err
-	} else if len(there) != r.writerFiles {
-		if err := r.readWriters(ctx); err != nil {
-			return nil, err
-		}
 	}
 	forgotten, err := r.forgotten(ctx)
 	if err != nil {
@@ -287,12 +211,20 @@ func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // forgotten meanwhile
 		}
+		if errors.Is(err, ErrRefused) {
+			r.opt.Logf("%v", err)
+			continue
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
+		state := aRecord
 		if rec == nil {
-			continue // a tombstone
+			state = aTombstone
+		}
+		if !isLive(state, false) {
+			continue
 		}
 		s := *rec
 		s.Tags = slices.Clone(rec.Tags)
@@ -307,7 +239,7 @@ func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
 	if err := r.applyMarks(ctx, snaps); err != nil {
 		errs = append(errs, err)
 	}
-	nameDirs(snaps)
+	r.nameDirs(snaps)
 	return snaps, errors.Join(errs...)
 }
 
@@ -343,10 +275,16 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]struct{}, error) {
 
 // record returns a decoded record; nil for a tombstone. The caller holds r.mu.
 func (r *Repo) record(ctx context.Context, id ID) (*Snapshot, error) {
+	name := "snapshots/" + id.String()
 	if s, ok := r.records[id]; ok {
+		if s == nil {
+			return nil, nil
+		}
+		if err := r.allowed(s); err != nil { // its writer may have been revoked since
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
 		return s, nil
 	}
-	name := "snapshots/" + id.String()
 	p, err := r.b.Get(ctx, name, 0, -1)
 	if err != nil {
 		return nil, err
@@ -377,6 +315,9 @@ func (r *Repo) parseRecord(name string, id ID, p []byte) (*Snapshot, error) {
 		if t.ID != id {
 			return nil, fmt.Errorf("%s: tombstone of %s: %w", name, t.ID, chunk.ErrCorrupt)
 		}
+		if o.Writer != r.k.Owner() {
+			return nil, fmt.Errorf("%s: a tombstone that writer %s put: %w", name, o.Writer, ErrRefused)
+		}
 		return nil, nil
 	}
 	s := &Snapshot{}
@@ -386,34 +327,59 @@ func (r *Repo) parseRecord(name string, id ID, p []byte) (*Snapshot, error) {
 	if s.ID != id {
 		return nil, fmt.Errorf("%s: record of snapshot %s: %w", name, s.ID, chunk.ErrCorrupt)
 	}
-	if err := r.allowed(o.Writer, s.Name); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
 	if err := s.checkNames(); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", name, err, chunk.ErrCorrupt)
 	}
-	s.Writer = o.Writer.String()
+	s.Writer, s.sum = o.Writer.String(), chunk.Digest(p)
+	if err := r.allowed(s); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
 	return s, nil
 }
 
+// standIn is 1 for a snapshot that stands in for a damaged one of the same time,
+// and comes behind it.
+func (s *Snapshot) standIn() int {
+	if s.Repairs != nil {
+		return 1
+	}
+	return 0
+}
+
 // nameDirs sorts snapshots by time and gives each its TIME, unique for the
-// name.
-func nameDirs(snaps []*Snapshot) {
+// name. A process that has named a snapshot once stays with that, whatever is
+// forgotten beside it: a mount's files must not move. The caller holds r.mu.
+func (r *Repo) nameDirs(snaps []*Snapshot) {
 	slices.SortFunc(snaps, func(a, b *Snapshot) int {
-		if c := cmp.Or(a.When().Compare(b.When()), a.Time.Compare(b.Time)); c != 0 {
+		if c := cmp.Or(a.When().Compare(b.When()), a.Time.Compare(b.Time), a.standIn()-b.standIn()); c != 0 {
 			return c
 		}
 		return strings.Compare(a.ID.String(), b.ID.String())
 	})
-	taken := map[string]bool{}
+	taken, dirs := map[string]bool{}, make(map[ID]string, len(snaps))
+	for _, s := range snaps {
+		if s.Dir = r.dirs[s.ID]; s.Dir != "" {
+			taken[s.Name+"/"+s.Dir] = true
+		}
+	}
 	for _, s := range snaps {
 		t := s.Time.UTC().Format(TimeLayout)
-		s.Dir = t
-		for n := 2; taken[s.Name+"/"+s.Dir]; n++ {
-			s.Dir = fmt.Sprintf("%s-%d", t, n)
+		for n := 1; s.Dir == ""; n++ {
+			if dir := t + suffix(n); !taken[s.Name+"/"+dir] {
+				s.Dir = dir
+			}
 		}
 		taken[s.Name+"/"+s.Dir] = true
+		dirs[s.ID] = s.Dir
 	}
+	r.dirs = dirs
+}
+
+func suffix(n int) string {
+	if n == 1 {
+		return ""
+	}
+	return fmt.Sprintf("-%d", n)
 }
 
 // TimeLayout is how TIME is written: UTC, without colons.

@@ -23,6 +23,9 @@ import (
 // what it had stored.
 var ErrDead = errors.New("this writer was declared dead")
 
+// DefaultHeartbeat is how often a session gives a sign of life.
+const DefaultHeartbeat = 5 * time.Minute
+
 // A Session writes one snapshot, by the writer's protocol (see the package's
 // doc). It is safe for concurrent use, but Commit and Abort, one of which must
 // be called, once.
@@ -38,26 +41,37 @@ type Session struct {
 
 // Begin announces a writer, learns what it may lean on, and adopts packs that
 // an interrupted writer left without a segment.
-func (r *Repo) Begin(ctx context.Context) (*Session, error) {
+func (r *Repo) Begin(ctx context.Context) (*Session, error) { return r.begin(ctx, nil) }
+
+// begin is Begin for who copies chunks: packs of which lean says false are not
+// leaned on, whatever they hold. A nil lean says true.
+func (r *Repo) begin(ctx context.Context, lean func(pack.Name) bool) (*Session, error) {
+	if err := r.MayWrite(ctx, ""); err != nil {
+		return nil, err
+	}
+	if err := r.renewKeys(ctx); err != nil {
+		return nil, err
+	}
 	id, err := r.newID()
 	if err != nil {
 		return nil, err
 	}
-	// (1) The intent comes before any decision to deduplicate.
-	in := r.intent(id, 0)
 	s := &Session{ID: id, r: r}
-	if err := r.putJSON(ctx, intentName(id), seal.KindIntent, seal.ForList, in); err != nil {
-		s.removeIntent(context.WithoutCancel(ctx)) // it may be there all the same
-		return nil, err
-	}
-	if sw, ok := r.b.(sweeper); ok {
-		if _, err := sw.Sweep(r.opt.Now()); err != nil {
-			r.opt.Logf("%v", err)
+	see := &view{r: r}
+	for _, st := range beginOrder {
+		if st == doAnnounce {
+			err = s.announce(ctx)
+		} else {
+			err = see.do(ctx, st)
+		}
+		if err != nil {
+			s.removeIntent(context.WithoutCancel(ctx)) // it may be there all the same
+			return nil, err
 		}
 	}
-	usable, err := r.usablePacks(ctx)
-	if err == nil {
-		err = r.adopt(ctx, usable)
+	usable := see.usable()
+	if err = r.adopt(ctx, usable); err == nil {
+		err = r.keepTrusted(ctx, usable, lean)
 	}
 	if err != nil {
 		s.removeIntent(context.WithoutCancel(ctx))
@@ -71,6 +85,20 @@ func (r *Repo) Begin(ctx context.Context) (*Session, error) {
 	return s, nil
 }
 
+// announce puts the intent, before any decision to deduplicate.
+func (s *Session) announce(ctx context.Context) error {
+	r := s.r
+	if err := r.putJSON(ctx, intentName(s.ID), seal.KindIntent, seal.ForList, r.intent(s.ID, 0)); err != nil {
+		return err
+	}
+	if sw, ok := r.b.(sweeper); ok {
+		if _, err := sw.Sweep(r.opt.Now()); err != nil {
+			r.opt.Logf("%v", err)
+		}
+	}
+	return nil
+}
+
 // sweeper is a backend that removes what killed writers left half written.
 type sweeper interface {
 	Sweep(now time.Time) (int, error)
@@ -81,45 +109,6 @@ func (r *Repo) intent(id ID, beat int) Intent {
 }
 
 func intentName(id ID) string { return "intents/" + id.String() }
-
-// usablePacks returns the sizes of the packs that a writer may lean on: (2)
-// list condemned/, (3) then list packs/; those of the second that the first
-// does not name.
-func (r *Repo) usablePacks(ctx context.Context) (map[pack.Name]int64, error) {
-	if err := r.wait(ctx, r.b.Lag()); err != nil {
-		return nil, err
-	}
-	condemned := map[string]bool{}
-	for info, err := range r.b.List(ctx, "condemned/") {
-		if err != nil {
-			return nil, err
-		}
-		o, err := r.object(ctx, info.Name, seal.KindCondemned)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // its packs are all gone
-		}
-		if err != nil {
-			return nil, err
-		}
-		var c Condemned
-		if err := decode(info.Name, o.Body, &c); err != nil {
-			return nil, err
-		}
-		for _, p := range c.Packs {
-			condemned[p] = true
-		}
-	}
-	usable := map[pack.Name]int64{}
-	for info, err := range r.b.List(ctx, "packs/") {
-		if err != nil {
-			return nil, err
-		}
-		if n, ok := pack.ParseObject(info.Name); ok && !condemned[n.String()] {
-			usable[n] = info.Size
-		}
-	}
-	return usable, nil
-}
 
 // adopt learns what lies in usable packs that no segment lists, and publishes
 // it: what an interrupted writer stored need not be stored again. A pack that
@@ -182,6 +171,10 @@ func unproven(err error) bool {
 // damaged, the packs that they listed are read themselves; the error then tells
 // of the damage, and all that can be known is known.
 func (r *Repo) Sync(ctx context.Context) error {
+	// A writer that is new signs segments that did not prove themselves before.
+	if err := r.readWriters(ctx); err != nil {
+		return err
+	}
 	_, err := r.ix.Sync(ctx)
 	if err == nil || !unproven(err) {
 		return err
@@ -206,7 +199,7 @@ func (s *Session) heartbeat(ctx context.Context) {
 	defer s.wg.Done()
 	every := s.r.opt.Heartbeat
 	if every == 0 {
-		every = 5 * time.Minute
+		every = DefaultHeartbeat
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -233,6 +226,10 @@ func (s *Session) Commit(ctx context.Context, rec *Snapshot) error {
 		s.end(ctx)
 		return err
 	}
+	if err := s.r.MayWrite(ctx, rec.Name); err != nil { // it may have been revoked meanwhile
+		s.end(ctx)
+		return err
+	}
 	rec.V, rec.ID = 1, s.ID
 	stats := s.Writer.Stats()
 	rec.Stats.NewBytes, rec.Stats.Stored = stats.NewBytes, stats.Stored
@@ -247,29 +244,41 @@ func (s *Session) Commit(ctx context.Context, rec *Snapshot) error {
 		s.end(ctx)
 		return err
 	}
-	// (5) Create-if-absent for the one name that committing and declaring
-	// dead race for.
-	if err := s.r.b.Put(ctx, name, p); err != nil {
-		got, gerr := s.r.b.Get(context.WithoutCancel(ctx), name, 0, -1)
-		switch {
-		case gerr == nil && bytes.Equal(got, p):
-			// The answer was lost, the record was not.
-		case gerr == nil:
+	for _, st := range endOrder {
+		switch st {
+		case doCommit:
+			err = s.put(ctx, name, p)
+		case doWithdraw:
 			s.end(ctx)
-			return fmt.Errorf("snapshot %s: %w: run again, what was stored is adopted", s.ID, ErrDead)
-		case errors.Is(gerr, fs.ErrNotExist) && (definite(err) || ctx.Err() != nil && errors.Is(err, ctx.Err())):
-			s.end(ctx)
+		}
+		if err != nil {
 			return err
-		default:
-			// Nobody knows whether it is, or yet will be, committed: the intent
-			// must stay.
-			s.halt()
-			return fmt.Errorf("snapshot %s: unclear whether it was committed; `cutbank snapshots` will tell: %w", s.ID, err)
 		}
 	}
-	// (6) Only now is the intent of no use.
-	s.end(ctx)
 	return nil
+}
+
+// put creates the record, if absent: the one name that committing and declaring
+// dead race for.
+func (s *Session) put(ctx context.Context, name string, p []byte) error {
+	err := s.r.b.Put(ctx, name, p)
+	if err == nil {
+		return nil
+	}
+	got, gerr := s.r.b.Get(context.WithoutCancel(ctx), name, 0, -1)
+	sure := errors.Is(gerr, fs.ErrNotExist) && (definite(err) || ctx.Err() != nil && errors.Is(err, ctx.Err()))
+	switch settle(gerr == nil, bytes.Equal(got, p), sure) {
+	case success: // the answer was lost, the record was not
+		return nil
+	case lost:
+		s.end(ctx)
+		return fmt.Errorf("snapshot %s: %w: run again, what was stored is adopted", s.ID, ErrDead)
+	case failed:
+		s.end(ctx)
+		return err
+	}
+	s.halt()
+	return fmt.Errorf("snapshot %s: unclear whether it was committed; `cutbank snapshots` will tell: %w", s.ID, err)
 }
 
 // definite reports whether a Put that failed so has left nothing that might

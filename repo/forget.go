@@ -1,0 +1,228 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
+)
+
+// ForgetResult tells what became of snapshots that were to be forgotten. Both
+// kinds are gone for readers, and their chunks for prune.
+type ForgetResult struct {
+	Removed []ID // records that are removed
+	Hidden  []ID // records that stay, hidden, until their writers' intents are gone
+}
+
+// Forget makes snapshots absent. Their chunks stay until prune. Where the intent
+// of the snapshot's writer is still there, the record is only hidden: the writer
+// may be repeating a Put that succeeded, and must find its name taken. IDs of
+// which there is no record are no error. Only the owner may.
+func (r *Repo) Forget(ctx context.Context, ids []ID) (ForgetResult, error) {
+	var res ForgetResult
+	if err := r.ownerOnly("forgetting snapshots"); err != nil {
+		return res, err
+	}
+	var records map[string]backend.Info
+	var intents map[ID]intentState
+	for _, st := range forgetOrder {
+		var err error
+		switch st {
+		case doListRecords:
+			records, err = r.names(ctx, "snapshots/")
+		case doListIntents:
+			if err = r.wait(ctx, r.b.Lag()); err == nil {
+				intents, err = r.intents(ctx)
+			}
+		case doRemoveRecord:
+			for _, id := range ids {
+				if _, ok := records[id.String()]; !ok {
+					continue
+				}
+				if err = r.forget(ctx, id, intents, &res); err != nil {
+					break
+				}
+			}
+		}
+		if err != nil {
+			return res, err
+		}
+	}
+	return res, nil
+}
+
+func (r *Repo) forget(ctx context.Context, id ID, intents map[ID]intentState, res *ForgetResult) error {
+	state, err := r.stateOf(ctx, id)
+	if err != nil || state != aRecord {
+		return err // a tombstone stays: its writer must find its name taken
+	}
+	if _, ok := intents[id]; !mayRemoveRecord(ok) {
+		err := r.putJSON(ctx, "forgotten/"+id.String(), seal.KindForgotten, seal.ForList, Forgotten{V: 1, ID: id, Time: r.opt.Now().UTC()})
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		res.Hidden = append(res.Hidden, id)
+		return nil
+	}
+	if err := r.b.Remove(ctx, "snapshots/"+id.String()); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	delete(r.records, id)
+	r.mu.Unlock()
+	res.Removed = append(res.Removed, id)
+	return nil
+}
+
+// intentState is what a listing tells of a writer at work.
+type intentState struct {
+	last  time.Time // its last sign of life, by the backend's clock
+	beats []string  // names of its heartbeats
+}
+
+// intents lists the writers at work. Heartbeats without an intent are none.
+func (r *Repo) intents(ctx context.Context) (map[ID]intentState, error) {
+	infos, err := r.names(ctx, "intents/")
+	if err != nil {
+		return nil, err
+	}
+	found := map[ID]intentState{}
+	for name, info := range infos {
+		if id, ok := ParseID(name); ok {
+			found[id] = intentState{last: info.ModTime}
+		}
+	}
+	for name, info := range infos {
+		base, _, beat := strings.Cut(name, ".")
+		id, ok := ParseID(base)
+		in, is := found[id]
+		if !beat || !ok || !is {
+			continue
+		}
+		in.beats = append(in.beats, "intents/"+name)
+		if info.ModTime.After(in.last) {
+			in.last = info.ModTime
+		}
+		found[id] = in
+	}
+	return found, nil
+}
+
+// removeIntentOf removes a writer's intent after its tombstone was put; the
+// heartbeats first.
+func (r *Repo) removeIntentOf(ctx context.Context, id ID, in intentState) error {
+	for _, name := range append(slices.Clone(in.beats), intentName(id)) {
+		if err := r.b.Remove(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tidy finishes what others left: records that were hidden and can be removed
+// now, and objects that say something of what is no more.
+func (r *Repo) tidy(ctx context.Context) error {
+	if err := r.sweepForgotten(ctx); err != nil {
+		return err
+	}
+	if err := r.sweepBeats(ctx); err != nil {
+		return err
+	}
+	if err := r.sweepBelow(ctx, "marks/", "snapshots/", func(name string) string { base, _, _ := strings.Cut(name, "-"); return base }); err != nil {
+		return err
+	}
+	if err := r.sweepParts(ctx); err != nil {
+		return err
+	}
+	_, err := r.sweepParity(ctx)
+	return err
+}
+
+// sweepForgotten removes hidden records whose writers are gone: first the
+// record, then what hides it.
+func (r *Repo) sweepForgotten(ctx context.Context) error {
+	r.mu.Lock()
+	hidden, err := r.forgotten(ctx)
+	r.mu.Unlock()
+	if err != nil || len(hidden) == 0 {
+		return err
+	}
+	if err := r.wait(ctx, r.b.Lag()); err != nil {
+		return err
+	}
+	intents, err := r.intents(ctx)
+	if err != nil {
+		return err
+	}
+	for name := range hidden {
+		id, ok := ParseID(name)
+		if _, at := intents[id]; !ok || !mayRemoveRecord(at) {
+			continue
+		}
+		for _, object := range []string{"snapshots/" + name, "forgotten/" + name} {
+			if err := r.b.Remove(ctx, object); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sweepBeats removes heartbeats whose intent is gone. They are listed before the
+// intents: a writer puts its intent first.
+func (r *Repo) sweepBeats(ctx context.Context) error {
+	return r.sweepBelow(ctx, "intents/", "intents/", func(name string) string {
+		base, _, beat := strings.Cut(name, ".")
+		if !beat {
+			return ""
+		}
+		return base
+	})
+}
+
+// sweepParts removes condemned/<id>.<n> whose condemned/<id> is gone.
+func (r *Repo) sweepParts(ctx context.Context) error {
+	return r.sweepBelow(ctx, "condemned/", "condemned/", func(name string) string {
+		base, _, part := strings.Cut(name, ".")
+		if !part {
+			return ""
+		}
+		return base
+	})
+}
+
+// sweepBelow removes the objects under prefix that belong to an object which is
+// not there: owner gives its name under ownerPrefix, empty for none. Whatever
+// belongs to another is put after it, so the owners are listed last.
+func (r *Repo) sweepBelow(ctx context.Context, prefix, ownerPrefix string, owner func(name string) string) error {
+	infos, err := r.names(ctx, prefix)
+	if err != nil || len(infos) == 0 {
+		return err
+	}
+	if err := r.wait(ctx, r.b.Lag()); err != nil {
+		return err
+	}
+	owners, err := r.names(ctx, ownerPrefix)
+	if err != nil {
+		return err
+	}
+	for name := range infos {
+		of := owner(name)
+		if of == "" {
+			continue
+		}
+		if _, there := owners[of]; there {
+			continue
+		}
+		if err := r.b.Remove(ctx, prefix+name); err != nil {
+			return fmt.Errorf("remove %s%s, which belongs to nothing: %w", prefix, name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,410 @@
+package repo
+
+import (
+	"math/bits"
+	"slices"
+)
+
+// pruner appends what one step of pruner i leads to. First it takes up the
+// condemned records that are there and chooses packs; then it follows the order.
+func (sp *spec) pruner(from *world, i int, dst []next) []next {
+	if from.p[i].done {
+		return dst
+	}
+	add := func(s world, format string, args ...any) {
+		s.clean(sp, sp.writerSteps())
+		dst = append(dst, next{s, sp.label("pruner", i, format, args)})
+	}
+	s := *from
+	p := &s.p[i]
+	if int(p.pc) == len(sp.prune) {
+		sp.tidy(&s, i, add)
+		return dst
+	}
+	switch st := sp.prune[p.pc]; st {
+	case doCondemn:
+		sp.condemn(from, i, add)
+	case doListWriters:
+		sp.listWriters(&s, i, add)
+	case doResolve:
+		sp.resolve(from, i, add)
+	case doListRecords:
+		if p.micro == 0 {
+			p.snaps = 0
+			for r := range records {
+				if s.record[r] != uint8(noRecord) {
+					p.snaps |= 1 << r
+				}
+			}
+			p.micro = 1
+			add(s, "list snapshots/")
+			break
+		}
+		p.live = 0
+		for r := range records {
+			if p.snaps>>r&1 != 0 && sp.isLive(recordState(s.record[r]), s.forgotten>>r&1 != 0) {
+				p.live |= needs[r]
+			}
+		}
+		p.step()
+		add(s, "list forgotten/ and mark %02b", p.live)
+	case doListCondemned:
+		p.cond = s.condemned()
+		p.step()
+		add(s, "%s: %08b", st, p.cond)
+	case doListPacks:
+		p.packs = s.exists
+		p.step()
+		add(s, "%s: %08b", st, p.packs)
+	case doCopyOut:
+		sp.copyOut(&s, i, add)
+	case doRemovePacks:
+		sp.removePack(&s, i, add)
+	case doEndCondemned:
+		sp.endCondemned(&s, i, add)
+	}
+	return dst
+}
+
+func (p *prunerAt) step() { p.pc++; p.micro = 0 }
+
+// mine returns the packs that a pruner works on.
+func (s *world) mine(p *prunerAt) (packs uint8) {
+	for r, c := range s.cond {
+		if p.recs>>r&1 != 0 {
+			packs |= c.packs
+		}
+	}
+	return packs
+}
+
+// condemn takes up what is condemned, then condemns any one pack, all, or none.
+func (sp *spec) condemn(from *world, i int, add func(world, string, ...any)) {
+	s := *from
+	p := &s.p[i]
+	if p.micro == 0 {
+		for r, c := range s.cond {
+			if c.there {
+				p.recs |= 1 << r
+			}
+		}
+		p.micro = 1
+		add(s, "take up records %02b", p.recs)
+		return
+	}
+	if p.recs != 0 {
+		t := s
+		t.p[i].step()
+		add(t, "condemn nothing more")
+	}
+	free := s.exists &^ s.condemned()
+	if s.cond[i].there || s.cond[i].used {
+		return
+	}
+	choose := func(packs uint8) {
+		t := s
+		t.cond[i] = condRecord{there: true, packs: packs, used: true}
+		t.p[i].recs |= 1 << i
+		t.p[i].step()
+		add(t, "condemn %08b", packs)
+	}
+	for m := free; m != 0; m &= m - 1 {
+		choose(m & -m)
+	}
+	if bits.OnesCount8(free) > 1 {
+		choose(free)
+	}
+}
+
+// listWriters lists the intents, then stores them beside each record that has
+// none stored.
+func (sp *spec) listWriters(s *world, i int, add func(world, string, ...any)) {
+	p := &s.p[i]
+	if p.micro == 0 {
+		p.seen = s.intent
+		p.micro = 1
+		add(*s, "list intents/: %02b", p.seen)
+		return
+	}
+	for r := range s.cond {
+		c := &s.cond[r]
+		if p.recs>>r&1 != 0 && c.there && !c.waits {
+			c.waits, c.wait = true, p.seen
+			if sp.noWaits && r != i {
+				c.wait = 0
+			}
+		}
+	}
+	p.step()
+	add(*s, "store whom to wait for")
+}
+
+// waits returns the writers that a pruner has to resolve. A record that another
+// pruner has ended in the meantime waits for nobody.
+func (s *world) waits(p *prunerAt) (w uint8) {
+	for r, c := range s.cond {
+		if p.recs>>r&1 != 0 {
+			w |= c.wait
+		}
+	}
+	return w
+}
+
+// resolve looks at one writer after the other. A writer that lives is waited for,
+// which changes nothing; any may seem silent.
+func (sp *spec) resolve(from *world, i int, add func(world, string, ...any)) {
+	s := *from
+	p := &s.p[i]
+	wait := s.waits(p)
+	for p.at < maxWriters && wait>>p.at&1 == 0 {
+		p.at++
+	}
+	if p.at == maxWriters {
+		p.step()
+		p.at = 0
+		add(s, "all writers are resolved")
+		return
+	}
+	me := uint8(1) << p.at
+	nextWriter := func(p *prunerAt) {
+		p.at++
+		p.micro = 0
+		if sp.anyResolved {
+			p.at = maxWriters
+		}
+	}
+	switch p.micro {
+	case 0:
+		p.seen = s.intent
+		p.micro = 1
+		add(s, "list intents/: %02b", p.seen)
+	case 1:
+		v := sp.judge(p.seen&me != 0, recordState(s.record[p.at]), true)
+		switch {
+		case v == declared || sp.dropCommitted && v == committed:
+			p.micro = 3
+			add(s, "writer %d is dead, or committed", p.at)
+		case v.resolved():
+			nextWriter(p)
+			add(s, "writer %d is resolved: %d", p.at, v)
+		case sp.noTombstone:
+			s.intent &^= me
+			nextWriter(p)
+			add(s, "drop the intent of silent writer %d", p.at)
+		default:
+			if sp.intentFirst {
+				s.intent &^= me
+			}
+			p.micro = 2
+			add(s, "writer %d seems silent", p.at)
+		}
+	case 2:
+		if recordState(s.record[p.at]) == noRecord {
+			s.record[p.at] = uint8(aTombstone)
+		}
+		p.micro, p.seen = 1, p.seen|me
+		add(s, "put a tombstone for writer %d, look again", p.at)
+	case 3:
+		s.intent &^= me
+		if sp.dropTombstone && recordState(s.record[p.at]) == aTombstone {
+			s.record[p.at] = uint8(noRecord)
+		}
+		nextWriter(p)
+		add(s, "remove the intent of writer %d", p.at)
+	}
+}
+
+// copyOut stores the needed chunks that no other pack may hold in one new pack,
+// then lists that.
+func (sp *spec) copyOut(s *world, i int, add func(world, string, ...any)) {
+	p := &s.p[i]
+	if p.micro == 1 {
+		s.exists |= p.own
+		if !sp.copyUnlisted {
+			s.segment |= p.own
+		}
+		p.step()
+		add(*s, "list the copy")
+		return
+	}
+	held := p.own
+	for m := uint8(1); m != 0; m <<= 1 {
+		if sp.mayHold(p.packs&m != 0, p.cond&m != 0) && (s.listed()&m != 0 || sp.holdUnlisted) {
+			held |= m
+		}
+	}
+	if !slices.Contains(sp.prune, doListPacks) {
+		held = s.listed() &^ p.cond // what the index knows
+	}
+	var missing uint8
+	for c := uint8(1); c <= 2; c <<= 1 {
+		h := s.holders(c)
+		if p.live&c != 0 && h&s.mine(p) != 0 && h&held == 0 {
+			missing |= c
+		}
+	}
+	if missing == 0 {
+		p.step()
+		add(*s, "nothing to copy")
+		return
+	}
+	if sp.uncondemn {
+		for r := range s.cond {
+			if p.recs>>r&1 != 0 {
+				s.cond[r].there = false
+			}
+		}
+		p.done = true
+		add(*s, "take back what is condemned")
+		return
+	}
+	for c := uint8(1); c <= 2; c <<= 1 {
+		if missing&c != 0 && s.holders(c)&s.exists == 0 {
+			for pc, st := range sp.prune {
+				if st == doListRecords {
+					p.pc, p.micro = uint8(pc), 0
+					add(*s, "a source is gone: mark again")
+				}
+			}
+			return
+		}
+	}
+	old := uint8(0)
+	if sp.reuse {
+		old = s.used &^ s.exists
+	}
+	name, ok := s.newPack(old)
+	if !ok {
+		return
+	}
+	p.own |= name
+	if sp.segmentFirst {
+		s.used |= name
+		s.content[bits.TrailingZeros8(name)] = missing
+		s.segment |= name
+	} else {
+		s.put(name, missing)
+	}
+	p.micro = 1
+	add(*s, "copy %02b to %08b", missing, name)
+}
+
+// removePack removes one condemned pack.
+func (sp *spec) removePack(s *world, i int, add func(world, string, ...any)) {
+	p := &s.p[i]
+	m := s.mine(p) & s.exists
+	if m == 0 {
+		p.step()
+		add(*s, "all packs are removed")
+		return
+	}
+	s.exists &^= m & -m
+	add(*s, "remove pack %08b", m&-m)
+}
+
+// endCondemned removes one record whose packs are gone, first what it waits for.
+func (sp *spec) endCondemned(s *world, i int, add func(world, string, ...any)) {
+	p := &s.p[i]
+	for r := range s.cond {
+		c := &s.cond[r]
+		if p.recs>>r&1 == 0 || !c.there {
+			continue
+		}
+		if c.waits {
+			c.waits, c.wait = false, 0
+			add(*s, "remove what record %d waits for", r)
+		} else {
+			c.there = false
+			add(*s, "remove record %d", r)
+		}
+		return
+	}
+	p.step()
+	add(*s, "all records are removed")
+}
+
+// tidy removes hidden records whose writers are gone, then what hides them.
+func (sp *spec) tidy(s *world, i int, add func(world, string, ...any)) {
+	p := &s.p[i]
+	switch p.micro {
+	case 0:
+		p.snaps = s.forgotten
+		p.micro = 1
+		if p.snaps == 0 {
+			p.done = true
+		}
+		add(*s, "list forgotten/: %03b", p.snaps)
+	case 1:
+		p.seen = s.intent
+		p.micro = 2
+		add(*s, "list intents/: %02b", p.seen)
+	case 2, 3:
+		for r := range records {
+			at := uint8(1) << r
+			if p.snaps&at == 0 || !sp.mayRemoveRecord(p.seen&at != 0) {
+				p.snaps &^= at
+				continue
+			}
+			if (p.micro == 2) != sp.forgottenFirst {
+				s.record[r] = uint8(noRecord)
+			} else {
+				s.forgotten &^= at
+			}
+			if p.micro == 3 {
+				p.snaps &^= at
+			}
+			p.micro ^= 1
+			add(*s, "remove record %d or what hides it", r)
+			return
+		}
+		p.done = true
+		add(*s, "tidy")
+	}
+}
+
+// forgetter forgets one record.
+func (sp *spec) forgetter(from *world, dst []next) []next {
+	if from.f.done {
+		return dst
+	}
+	add := func(s world, format string, args ...any) {
+		s.clean(sp, sp.writerSteps())
+		dst = append(dst, next{s, sp.label("forget", 0, format, args)})
+	}
+	s := *from
+	f := &s.f
+	if int(f.pc) == len(sp.forget) {
+		f.done = true
+		return dst
+	}
+	switch st := sp.forget[f.pc]; st {
+	case doListRecords:
+		f.seen = 0
+		for r := range records {
+			if recordState(s.record[r]) == aRecord {
+				f.seen |= 1 << r
+			}
+		}
+		f.pc++
+		add(s, "list snapshots/: %03b", f.seen)
+	case doListIntents:
+		f.intents = s.intent
+		f.pc++
+		add(s, "list intents/: %02b", f.intents)
+	case doRemoveRecord:
+		for r := range records {
+			if f.seen>>r&1 == 0 {
+				continue
+			}
+			t := s
+			if sp.mayRemoveRecord(f.intents>>r&1 != 0) {
+				t.record[r] = uint8(noRecord)
+			} else {
+				t.forgotten |= 1 << r
+			}
+			t.f.done = true
+			add(t, "forget record %d", r)
+		}
+	}
+	return dst
+}

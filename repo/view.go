@@ -1,0 +1,146 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/chunkstore/pack"
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
+)
+
+// view is what a writer or pruner has seen of the packs. The two listings are
+// made in the order that the protocols say.
+type view struct {
+	r         *Repo
+	discard   bool                 // pass over condemned records that are damaged
+	condemned map[pack.Name]string // by which record
+	packs     map[pack.Name]backend.Info
+}
+
+// do makes one listing. Where listings lag behind, that long is waited before
+// the first.
+func (v *view) do(ctx context.Context, st step) error {
+	switch st {
+	case doListCondemned:
+		if err := v.r.wait(ctx, v.r.b.Lag()); err != nil {
+			return err
+		}
+		records, err := v.r.condemnedRecords(ctx, v.discard)
+		if err != nil {
+			return err
+		}
+		v.condemned = map[pack.Name]string{}
+		for name, rec := range records {
+			for _, p := range rec.packs {
+				v.condemned[p] = name
+			}
+		}
+		return nil
+	case doListPacks:
+		var err error
+		v.packs, err = v.r.listPacks(ctx)
+		return err
+	}
+	return fmt.Errorf("%q is no listing", st) // never happens
+}
+
+// usable returns the sizes of the packs that may hold chunks.
+func (v *view) usable() map[pack.Name]int64 {
+	usable := map[pack.Name]int64{}
+	for name, info := range v.packs {
+		if _, condemned := v.condemned[name]; mayHold(true, condemned) {
+			usable[name] = info.Size
+		}
+	}
+	return usable
+}
+
+func (r *Repo) listPacks(ctx context.Context) (map[pack.Name]backend.Info, error) {
+	packs := map[pack.Name]backend.Info{}
+	for info, err := range r.b.List(ctx, "packs/") {
+		if err != nil {
+			return nil, err
+		}
+		if n, ok := pack.ParseObject(info.Name); ok {
+			packs[n] = info
+		}
+	}
+	return packs, nil
+}
+
+// condemnedRecord is condemned/<id> and the newest of its condemned/<id>.<n>.
+type condemnedRecord struct {
+	packs []pack.Name
+	waits bool // the intents to wait for are known
+	wait  []ID
+	n     int      // of the newest part
+	parts []string // the names of all parts
+}
+
+// condemnedRecords reads condemned/. Only what the owner signed counts. One that
+// is damaged is an error: nobody knows what it condemns, so nothing may be leaned
+// on.
+func (r *Repo) condemnedRecords(ctx context.Context, discard bool) (map[string]*condemnedRecord, error) {
+	records := map[string]*condemnedRecord{}
+	for info, err := range r.b.List(ctx, "condemned/") {
+		if err != nil {
+			return nil, err
+		}
+		o, err := r.object(ctx, info.Name, seal.KindCondemned)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its packs are all gone
+		}
+		var c Condemned
+		if err == nil {
+			err = decode(info.Name, o.Body, &c)
+		}
+		if errors.Is(err, chunk.ErrCorrupt) && discard {
+			r.opt.Logf("passed over: %v", err)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w; nobody knows which packs it condemns: when no prune is running anywhere, `cutbank prune --discard-damaged` removes it", err)
+		}
+		base, num, part := strings.Cut(strings.TrimPrefix(info.Name, "condemned/"), ".")
+		if o.Writer != r.k.Owner() || c.ID.String() != base {
+			r.opt.Logf("%s: not the owner's word: passed over", info.Name)
+			continue
+		}
+		rec := records[base]
+		if rec == nil {
+			rec = &condemnedRecord{}
+			records[base] = rec
+		}
+		rec.add(info.Name, &c, num, part)
+	}
+	return records, nil
+}
+
+func (rec *condemnedRecord) add(name string, c *Condemned, num string, part bool) {
+	if !part {
+		for _, p := range c.Packs {
+			if n, ok := parsePackName(p); ok {
+				rec.packs = append(rec.packs, n)
+			}
+		}
+		return
+	}
+	rec.parts = append(rec.parts, name)
+	n := 0
+	if _, err := fmt.Sscanf(num, "%d", &n); err == nil && n > rec.n {
+		rec.n, rec.waits, rec.wait = n, true, c.Wait
+	}
+}
+
+// parsePackName reads a pack's name as Name.String writes it.
+func parsePackName(s string) (pack.Name, bool) {
+	if len(s) < 2 {
+		return pack.Name{}, false
+	}
+	return pack.ParseObject("packs/" + s[:2] + "/" + s)
+}
