@@ -1,7 +1,8 @@
 // Package snapshotter is the way in: it walks tree.Nodes, cuts what is new,
-// stores it and writes the pages and the record of a snapshot. It never reads a
-// stored snapshot's contents, only the pages of the previous one; it never
-// removes anything; and it never changes what it reads.
+// stores it and writes the pages and the record of a snapshot. Run never reads a
+// stored snapshot's contents, only the pages of the previous one; a Copier reads
+// those of another repository. Nothing here removes anything, or changes what it
+// reads.
 //
 // One goroutine walks in preorder, with the previous snapshot's pages and
 // witness beside it in the same order. A file whose size, times and inode are
@@ -14,4 +15,8 @@
 // A changed file is cut with the previous recipe as a guide: where the bytes of
 // an expected length hash to the expected chunk, the splitter need not look
 // (chunk.Cutter.Guess).
+//
+// A Copier is fed with the pages of another repository instead of nodes: its
+// workers cut stored files, and its directories are written by the same code, so
+// that the copy of a snapshot has the very pages that a snapshot would have had.
 package snapshotter

@@ -52,7 +52,7 @@ func (u *run) openPrev(ctx context.Context, parent, rec *repo.Snapshot) *prevDir
 }
 
 func (u *run) getPage(ctx context.Context) tree.Get {
-	return func(id chunk.ID) ([]byte, error) { return u.r.Store().Page(ctx, id) }
+	return func(id chunk.ID) ([]byte, error) { return u.page(ctx, id) }
 }
 
 // prevReader walks a previous directory in step with the live one.
@@ -136,7 +136,7 @@ func (u *run) takeOver(ctx context.Context, e *tree.Entry, p *prevItem) bool {
 		ok, err := u.w.Known(id)
 		return ok && err == nil
 	}
-	if !p.e.XattrPage.IsZero() && !known(p.e.XattrPage) {
+	if p.e.LostXattrs || !p.e.XattrPage.IsZero() && !known(p.e.XattrPage) {
 		return false
 	}
 	if e.Kind == tree.File {
@@ -144,7 +144,11 @@ func (u *run) takeOver(ctx context.Context, e *tree.Entry, p *prevItem) bool {
 			if !known(id) {
 				return nil, chunk.ErrMissing
 			}
-			return u.r.Store().Page(ctx, id)
+			p, err := u.page(ctx, id)
+			if err == nil {
+				u.local.keep(id, p) // nothing else puts it again
+			}
+			return p, err
 		}
 		for x, err := range tree.Recipe(get, p.e) {
 			if err != nil || x.Kind == tree.Absent || x.Kind == tree.Lost || x.Kind == tree.Data && !known(x.ID) {

@@ -25,7 +25,9 @@ type run struct {
 	metaMu sync.Mutex
 	meta   *chunkstore.Stream
 
-	prevTime tree.Time // racily clean from here on; zero without a parent
+	local    *localWitness
+	from     *copySource // of a copy; nil: live nodes are read
+	prevTime tree.Time   // racily clean from here on; zero without a parent
 	jobs     chan []*job
 	batch    []*job
 	batchLen int64
@@ -58,12 +60,18 @@ func Run(ctx context.Context, r *repo.Repo, src tree.Node, paths []string, opt O
 	if opt.Warnf == nil {
 		opt.Warnf = opt.Logf
 	}
+	if err := r.MayWrite(ctx, opt.Name); err != nil {
+		return nil, err
+	}
 	snaps, err := r.Snapshots(ctx)
 	if err != nil {
 		opt.Warnf("%v", err) // damaged records are no reason to make no new one
 	}
 	if err := checkLabels(snaps, &opt); err != nil {
 		return nil, err
+	}
+	if opt.Label != "" && r.WriteOnly() {
+		opt.Warnf("this credential reads no snapshots: whether another one has the label %q is not known", opt.Label)
 	}
 	s, err := r.Begin(ctx)
 	if err != nil {
@@ -80,18 +88,23 @@ func Run(ctx context.Context, r *repo.Repo, src tree.Node, paths []string, opt O
 		rec.Paths = append(rec.Paths, repo.Path(p))
 	}
 	var parent *repo.Snapshot
-	if !opt.NoParent {
+	if u.local = openLocal(r, rec, &opt); u.local != nil {
+		parent = u.local.parent()
+	} else if !opt.NoParent {
 		parent = findParent(snaps, rec)
 	}
 	if err := u.walk(ctx, src, parent, rec); err != nil {
 		s.Abort(ctx)
+		u.local.close(nil)
 		return nil, err
 	}
 	rec.End = opt.Now().UTC()
 	rec.Stats = repo.Stats{ReadBytes: u.p.ReadBytes.Load(), New: u.p.New.Load(), Modified: u.p.Modified.Load(), Unchanged: u.p.Unchanged.Load()}
 	if err := s.Commit(ctx, rec); err != nil {
+		u.local.close(nil)
 		return nil, err
 	}
+	u.local.close(rec)
 	if _, err := r.Index().Merge(ctx); err != nil {
 		opt.Logf("merging index segments: %v", err)
 	}
@@ -141,16 +154,34 @@ func findParent(snaps []*repo.Snapshot, rec *repo.Snapshot) *repo.Snapshot {
 
 // walk stores the tree and sets what the record says of it.
 func (u *run) walk(ctx context.Context, src tree.Node, parent *repo.Snapshot, rec *repo.Snapshot) error {
+	prev := u.openPrev(ctx, parent, rec)
+	top := newDirJob(nil, nil, u)
+	if err := u.work(ctx, top, func(ctx context.Context) error { return u.dir(ctx, top, src, "", prev) }); err != nil {
+		return err
+	}
+	if err := u.root(ctx, top, src, rec); err != nil {
+		return err
+	}
+	u.meta.Flush()
+	if u.changed > 0 {
+		rec.Changed = u.changed
+	}
+	rec.Unread, rec.Problem = u.p.Unread.Load(), u.problems
+	return u.w.Err()
+}
+
+// work walks, which makes top, with workers beside it.
+func (u *run) work(ctx context.Context, top *dirJob, walk func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	u.cancel = cancel
 	u.meta = u.w.Stream(pack.Meta)
-	prev := u.openPrev(ctx, parent, rec)
 	u.jobs = make(chan []*job, 2*u.opt.workers())
 	var wg sync.WaitGroup
 	for range u.opt.workers() {
 		wk, err := u.newWorker()
 		if err != nil {
+			close(u.jobs)
 			return err
 		}
 		wg.Add(1)
@@ -159,8 +190,7 @@ func (u *run) walk(ctx context.Context, src tree.Node, parent *repo.Snapshot, re
 			wk.loop(ctx)
 		}()
 	}
-	top := newDirJob(nil, nil, u)
-	err := u.dir(ctx, top, src, "", prev)
+	err := walk(ctx)
 	u.sendBatch(ctx)
 	close(u.jobs)
 	wg.Wait()
@@ -173,15 +203,7 @@ func (u *run) walk(ctx context.Context, src tree.Node, parent *repo.Snapshot, re
 	if !top.finished {
 		return errors.New("the walk ended before its root was complete") // never happens
 	}
-	if err := u.root(ctx, top, src, rec); err != nil {
-		return err
-	}
-	u.meta.Flush()
-	if u.changed > 0 {
-		rec.Changed = u.changed
-	}
-	rec.Unread, rec.Problem = u.p.Unread.Load(), u.problems
-	return u.w.Err()
+	return nil
 }
 
 // root writes the two root pages.
@@ -217,6 +239,7 @@ func (u *run) root(ctx context.Context, top *dirJob, src tree.Node, rec *repo.Sn
 // putPage stores a page; it serves all goroutines.
 func (u *run) putPage(p []byte) (chunk.ID, error) {
 	id := u.r.SecretKeys().Tree.Sum(p)
+	u.local.keep(id, p)
 	u.metaMu.Lock()
 	defer u.metaMu.Unlock()
 	_, err := u.meta.Put(id, p)

@@ -3,6 +3,7 @@ package snapshotter
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"sync"
@@ -40,8 +41,8 @@ type dirJob struct {
 	closed   bool // no more entries come
 	finished bool
 	w        *tree.DirWriter
-	ww       *tree.WitnessWriter
-	entry    tree.Entry // Root, Children, Below
+	ww       *tree.WitnessWriter // nil in a copy, whose witness is copied by itself
+	entry    tree.Entry          // Root, Children, Below
 	witness  chunk.ID
 }
 
@@ -103,13 +104,16 @@ func (d *dirJob) drain() {
 			continue
 		}
 		err := d.w.Add(&s.e)
-		if err == nil {
+		if err == nil && d.ww != nil {
 			err = d.ww.Add(&s.w)
 		}
 		switch {
 		case err == nil:
 		case d.u.w.Err() != nil:
 			d.u.cancel(d.u.w.Err())
+		case d.u.from != nil:
+			// A copy is whole, or is none.
+			d.u.cancel(fmt.Errorf("%q: %w: %w", s.e.Name, err, chunk.ErrCorrupt))
 		default:
 			d.u.problem(s.e.Name, err) // one entry that cannot be stored
 		}
@@ -118,7 +122,7 @@ func (d *dirJob) drain() {
 	if finish {
 		d.finished = true
 		err := d.w.Finish(&d.entry)
-		if err == nil {
+		if err == nil && d.ww != nil {
 			d.witness, err = d.ww.Finish()
 		}
 		if err != nil {
@@ -287,7 +291,7 @@ func (u *run) attrs(ctx context.Context, s *slot, c tree.Node, path string, p *p
 // send queues a file for the workers.
 func (u *run) send(ctx context.Context, j *job) error {
 	u.batch = append(u.batch, j)
-	u.batchLen += j.n.Attr().Size
+	u.batchLen += j.s.e.Size
 	if len(u.batch) < batchFiles && u.batchLen < batchBytes {
 		return nil
 	}

@@ -40,6 +40,7 @@ type job struct {
 	n    tree.Node
 	path string
 	prev *prevItem
+	copy *copyJob // of a copy, which has no node
 }
 
 // worker reads files, one at a time.
@@ -76,6 +77,10 @@ func (w *worker) loop(ctx context.Context) {
 // do reads a file and makes its slot known.
 func (w *worker) do(ctx context.Context, j *job) {
 	u := w.u
+	if j.copy != nil {
+		w.copyFile(ctx, j)
+		return
+	}
 	if j.s.e.Kind != tree.File {
 		u.special(ctx, j) // a later name that is another node by now
 		return

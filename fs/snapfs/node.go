@@ -177,6 +177,9 @@ func (n *node) Totals() tree.Totals { return n.e.Totals() }
 func (n *node) TreeID() chunk.ID { return n.e.Root }
 
 func (n *node) Xattrs(ctx context.Context) ([]tree.Xattr, error) {
+	if n.e.LostXattrs {
+		return nil, n.fail("getxattr", errLostXattrs)
+	}
 	if n.e.XattrPage.IsZero() {
 		return n.e.Xattrs, nil
 	}
@@ -210,7 +213,7 @@ func (n *node) find(ctx context.Context, name string) (*tree.Entry, spot, error)
 		return nil, at, syscall.ENOTDIR
 	}
 	if n.e.Root.IsZero() {
-		return nil, at, fs.ErrNotExist
+		return nil, at, n.none()
 	}
 	pg, err := n.top(ctx)
 	for {
@@ -220,13 +223,13 @@ func (n *node) find(ctx context.Context, name string) (*tree.Entry, spot, error)
 		if pg.Level == 0 {
 			i, ok := slices.BinarySearchFunc(pg.Entries, name, func(e tree.Entry, name string) int { return strings.Compare(e.Name, name) })
 			if !ok {
-				return nil, at, fs.ErrNotExist
+				return nil, at, n.none()
 			}
 			return &pg.Entries[i], at.skip(pg, i), nil
 		}
 		i := sort.Search(len(pg.Refs), func(i int) bool { return pg.Refs[i].Last >= name })
 		if i == len(pg.Refs) {
-			return nil, at, fs.ErrNotExist
+			return nil, at, n.none()
 		}
 		at = at.skip(pg, i)
 		pg, err = n.s.c.below(ctx, pg, i)
@@ -290,12 +293,30 @@ func (n *node) Entries(ctx context.Context, from int64) iter.Seq2[tree.Node, err
 			yield(nil, n.fail("readdir", syscall.ENOTDIR))
 			return
 		}
-		if n.e.Root.IsZero() || from < 0 || uint64(from) >= n.e.Children {
-			return
+		if !n.e.Root.IsZero() && from >= 0 && uint64(from) < n.e.Children {
+			pg, err := n.top(ctx)
+			if !n.entries(ctx, pg, err, uint64(from), n.first(), yield) {
+				return
+			}
 		}
-		pg, err := n.top(ctx)
-		n.entries(ctx, pg, err, uint64(from), n.first(), yield)
+		if n.e.LostNames {
+			yield(nil, n.fail("readdir", errLostNames))
+		}
 	}
+}
+
+// What a repair could not bring back must not look as if it had never been.
+var (
+	errLostNames  = fmt.Errorf("some of its names were lost before it was repaired: %w", chunk.ErrMissing)
+	errLostXattrs = fmt.Errorf("extended attributes were lost before it was repaired: %w", chunk.ErrMissing)
+)
+
+// none is the error for a name that is not there.
+func (n *node) none() error {
+	if n.e.LostNames {
+		return errLostNames // perhaps it was
+	}
+	return fs.ErrNotExist
 }
 
 // entries yields the leaf items of a page from the from-th on and reports
