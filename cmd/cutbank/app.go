@@ -28,11 +28,13 @@ type app struct {
 	stdout, stderr io.Writer
 
 	repoPath, passwordCommand, cacheDir string
+	credential                          string // a file
 	noCache, json, quiet, verbose       bool
 	cacheLimit                          sizeFlag
 	cpuProfile, memProfile              string
 	level                               seal.Level
 	frameCache                          int64
+	heartbeat                           time.Duration
 
 	profile       *os.File
 	givenPassword string // handed down by a parent process
@@ -77,7 +79,11 @@ func (a *app) options() (repo.Options, error) {
 	if err != nil {
 		return repo.Options{}, err
 	}
-	return repo.Options{Password: a.password, CacheDir: dir, CacheLimit: int64(a.cacheLimit), Level: a.level, FrameCache: a.frameCache,
+	cred, err := a.readCredential()
+	if err != nil {
+		return repo.Options{}, err
+	}
+	return repo.Options{Password: a.password, Credential: cred, CacheDir: dir, CacheLimit: int64(a.cacheLimit), Level: a.level, FrameCache: a.frameCache, Heartbeat: a.heartbeat,
 		NoOpenKeys: a.passwordGiven(), Host: hostName(), Program: programVersion(), Random: rand.Reader, Now: now, Logf: a.logf}, nil
 }
 
@@ -96,8 +102,37 @@ func (a *app) stateDir() (string, error) {
 	return filepath.Join(base, "cutbank"), nil
 }
 
-// repo opens the repository, once.
+// readCredential returns what --credential names; nil if it names nothing.
+func (a *app) readCredential() ([]byte, error) {
+	if a.credential == "" {
+		return nil, nil
+	}
+	fi, err := os.Stat(a.credential)
+	if err != nil {
+		return nil, fmt.Errorf("--credential: %w", err)
+	}
+	if fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 != 0 {
+		a.warnf("%s can be read by others: `chmod 600` keeps it a secret", quote(a.credential))
+	}
+	p, err := os.ReadFile(a.credential)
+	if err != nil {
+		return nil, fmt.Errorf("--credential: %w", err)
+	}
+	return append([]byte{}, p...), nil // empty is not nil: it is no credential
+}
+
+// repo opens the repository, once, with a key that can read it.
 func (a *app) repo(ctx context.Context) (*repo.Repo, error) {
+	r, err := a.anyRepo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r, r.Readable()
+}
+
+// anyRepo opens the repository, once, for what a write-only credential can do
+// too.
+func (a *app) anyRepo(ctx context.Context) (*repo.Repo, error) {
 	if a.open != nil {
 		return a.open, nil
 	}
@@ -112,6 +147,9 @@ func (a *app) repo(ctx context.Context) (*repo.Repo, error) {
 	r, err := repo.Open(ctx, b, opt)
 	if errors.Is(err, repo.ErrNoRepo) {
 		return nil, fmt.Errorf("%w; `cutbank init -r %s` makes one", err, a.repoPath)
+	}
+	if errors.Is(err, repo.ErrKey) && !errors.Is(err, errNoPassword) && a.credential != "" {
+		return nil, fmt.Errorf("--credential %s: %w", quote(a.credential), err)
 	}
 	if errors.Is(err, repo.ErrKey) && !errors.Is(err, errNoPassword) {
 		return nil, fmt.Errorf("%w: check CUTBANK_PASSWORD, CUTBANK_PASSWORD_FILE or --password-command", err)
@@ -169,13 +207,7 @@ func (a *app) askPassword(prompt string, twice bool) (string, error) {
 	case a.givenPassword != "":
 		return a.givenPassword, nil
 	case a.passwordCommand != "":
-		cmd := exec.Command("/bin/sh", "-c", a.passwordCommand)
-		cmd.Stderr = a.stderr
-		out, err := cmd.Output()
-		if err != nil {
-			return "", fmt.Errorf("--password-command %q: %w", a.passwordCommand, err)
-		}
-		return firstLine(out, "--password-command printed nothing")
+		return a.commandPassword("--password-command", a.passwordCommand)
 	case os.Getenv("CUTBANK_PASSWORD") != "":
 		return os.Getenv("CUTBANK_PASSWORD"), nil
 	case os.Getenv("CUTBANK_PASSWORD_FILE") != "":
@@ -186,6 +218,17 @@ func (a *app) askPassword(prompt string, twice bool) (string, error) {
 		return firstLine(p, "the file named by CUTBANK_PASSWORD_FILE is empty")
 	}
 	return a.promptPassword(prompt, twice)
+}
+
+// commandPassword gets a password from a command that a flag gives.
+func (a *app) commandPassword(flag, command string) (string, error) {
+	cmd := exec.Command("/bin/sh", "-c", command)
+	cmd.Stderr = a.stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %q: %w", flag, command, err)
+	}
+	return firstLine(out, flag+" printed nothing")
 }
 
 // errNoPassword says that none is to be had.

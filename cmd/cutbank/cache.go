@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cutbankfs/cutbank/index"
+	"github.com/cutbankfs/cutbank/repo"
 )
 
 func (a *app) cacheCommand() *cobra.Command {
@@ -19,7 +20,9 @@ func (a *app) cacheCommand() *cobra.Command {
 		Short: "Show or clear local state",
 		Long: `cache shows and clears what cutbank keeps on this machine: for each repository a
 copy of its index, once that has more than 150,000 chunks (some 10 GB of data); a
-smaller one is read anew each time, in a fraction of a second.
+smaller one is read anew each time, in a fraction of a second; and for a write-only
+credential the pages of its last snapshots, without which the next ones read every
+file.
 It can be deleted at any time, by this command or by hand.`,
 		Example: `  cutbank cache show
   cutbank cache clear`,
@@ -56,6 +59,15 @@ func (a *app) usage() (string, map[string]int64, error) {
 		return "", nil, errors.New("no local state: --no-cache is given, or there is no home directory; --cache-dir names a folder")
 	}
 	used, err := index.Usage(dir)
+	if err == nil {
+		var pages map[string]int64
+		if pages, err = repo.LocalPagesUsage(dir); used == nil {
+			used = map[string]int64{}
+		}
+		for id, n := range pages {
+			used[id] += n
+		}
+	}
 	if err != nil {
 		return dir, used, fmt.Errorf("local state in %s: %w", dir, err)
 	}
@@ -105,6 +117,11 @@ func (a *app) cacheClear(args []string) error {
 		if err != nil {
 			errs = append(errs, err)
 		}
+		pages, err := repo.ClearLocalPages(dir, id)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		n += pages
 		freed += n
 		left += used[id] - n
 		if err := a.emit("cache-cleared", object{"repo": id, "freed": n, "left": used[id] - n}); err != nil {

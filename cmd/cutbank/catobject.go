@@ -109,7 +109,7 @@ func (a *app) catObject(ctx context.Context, s *objectFlags, name string) error 
 	if hex, ok := strings.CutPrefix(name, "chunk:"); ok {
 		return a.catChunk(ctx, s, hex)
 	}
-	r, err := a.repo(ctx)
+	r, err := a.anyRepo(ctx)
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func openObject(k *seal.Keys, name string, p []byte) (*seal.Object, error) {
 		return nil, fmt.Errorf("%s: is an object of kind %q: %w", name, o.Kind, chunk.ErrCorrupt)
 	}
 	if o.Kind == seal.KindKey {
-		return o, nil // unsigned; its body protects itself
+		return o, nil // may be unsigned; its body protects itself
 	}
 	if err := k.Open(name, o); err != nil {
 		if errors.Is(err, seal.ErrVersion) {
@@ -216,9 +216,9 @@ func (a *app) printEnvelope(name string, size int, o *seal.Object) {
 // shownFields are the only fields that are shown of objects that hold
 // secrets: what a newer version adds may be one.
 var shownFields = map[seal.Kind][]string{
-	seal.KindKey: {"v", "id", "created", "label", "kdf", "passes", "memory_kib", "threads"},
+	seal.KindKey: {"v", "id", "created", "label", "kdf", "passes", "memory_kib", "threads", "role", "epoch"},
 	seal.KindConfig: {"v", "repo", "created", "splitter", "splitter.kind", "splitter.min", "splitter.avg", "splitter.max", "frame_size", "pack_size",
-		"append_only", "lock", "parity"},
+		"append_only", "lock", "parity", "epochs", "removed_keys"},
 }
 
 // maskedBody decodes a body that is JSON and masks what is secret in it. A body

@@ -41,7 +41,7 @@ var exits = []struct {
 	{9, "refused: it would delete much; see the message", []error{errRefused}},
 	{6, "the repository was written by a newer cutbank", []error{repo.ErrFormat, seal.ErrVersion, tree.ErrVersion}},
 	{3, "stored data is damaged or missing", []error{chunk.ErrCorrupt, chunk.ErrMissing}},
-	{5, "wrong password or key", []error{repo.ErrKey, seal.ErrNoKey}},
+	{5, "wrong password or key, or one that may not do this", []error{repo.ErrKey, seal.ErrNoKey, repo.ErrRefused}},
 	{4, "no repository, snapshot or path of that name", []error{repo.ErrNoRepo, fs.ErrNotExist}},
 	{1, "anything else", []error{repo.ErrDead, fs.ErrExist, fs.ErrPermission, errSilent}},
 }

@@ -15,8 +15,9 @@ import (
 
 func (a *app) initCommand() *cobra.Command {
 	var chunkSize, frameSize sizeFlag = chunk.DefaultAvg, 256 << 10
-	var splitter, like string
-	var noPassword bool
+	var splitter, like, parity string
+	var noPassword, appendOnly bool
+	var ownerKey string
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "Make a repository in a new or empty folder",
@@ -26,9 +27,15 @@ The average chunk size is fixed for the repository's life. 64KiB suits databases
 and mixed data; larger chunks cost less index and find less that is equal.
 
 With --like the new repository gets the secrets and parameters of another one, so
-that packs can be copied between the two as they are.`,
+that packs can be copied between the two as they are.
+
+With --parity 2% each pack gets Reed-Solomon parity beside it, by which "cutbank
+verify --read-data" heals up to 2% of it: bytes that rot, sectors that cannot be
+read. A pack that is gone as a whole is not healed; a second repository is for
+that.`,
 		Example: `  cutbank init -r /backup
   CUTBANK_PASSWORD_FILE=/etc/cutbank.pw cutbank init -r /backup --chunker gear
+  cutbank init -r /backup --parity 2%
   cutbank init -r /backup/second --like /backup/first`,
 		Args: exactly(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -43,7 +50,19 @@ that packs can be copied between the two as they are.`,
 					return usagef("--like takes over --%s: give only one of them", name)
 				}
 			}
-			in := repo.InitOptions{FrameSize: int(frameSize)}
+			percent, err := repo.ParseParity(parity)
+			if err != nil {
+				return usagef("--%v", err)
+			}
+			if appendOnly != (ownerKey != "") {
+				return usagef("--append-only and --owner-key FILE go together")
+			}
+			if appendOnly {
+				if err := checkNew(ownerKey); err != nil {
+					return err
+				}
+			}
+			in := repo.InitOptions{FrameSize: int(frameSize), Parity: percent}
 			ctx := c.Context()
 			if like != "" {
 				other, err := a.openLike(c, like)
@@ -90,15 +109,21 @@ that packs can be copied between the two as they are.`,
 			}
 			cfg := r.Config()
 			a.sayf("made repository %s in %s: %s chunks of %s on average", cfg.Repo, a.repoPath, cfg.Splitter.Kind, sizeText(int64(cfg.Splitter.Avg)))
-			return a.emit("init", object{"repo": cfg.Repo.String(), "path": a.repoPath, "chunker": cfg.Splitter.Kind, "chunk_size": cfg.Splitter.Avg,
-				"frame_size": cfg.FrameSize, "password": !noPassword})
+			if err := a.emit("init", object{"repo": cfg.Repo.String(), "path": a.repoPath, "chunker": cfg.Splitter.Kind, "chunk_size": cfg.Splitter.Avg,
+				"frame_size": cfg.FrameSize, "parity": cfg.ParityPercent(), "password": !noPassword}); err != nil || !appendOnly {
+				return err
+			}
+			return a.initAppendOnly(ctx, r, ownerKey)
 		},
 	}
 	f := c.Flags()
 	f.Var(&chunkSize, "chunk-size", "average size of a chunk, a power of two from 1KiB to 4MiB")
 	f.StringVar(&splitter, "chunker", string(chunk.Rabin), "how to find the cuts: rabin or gear")
 	f.Var(&frameSize, "frame-size", "how much is compressed together, 4KiB to 8MiB")
+	f.StringVar(&parity, "parity", "", "parity for each pack, 1% to 100% of its size (default: none)")
 	f.StringVar(&like, "like", "", "take secrets and parameters from this repository")
+	f.BoolVar(&appendOnly, "append-only", false, "begin in append-only mode; see \"cutbank append-only\"")
+	f.StringVar(&ownerKey, "owner-key", "", "the new file for the owner's credential, with --append-only")
 	f.BoolVar(&noPassword, "no-password", false, "leave the key beside the data, open to whoever can read it")
 	return c
 }

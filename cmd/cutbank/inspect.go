@@ -89,6 +89,9 @@ func (a *app) printRecord(s *repo.Snapshot) {
 	if s.Parent != nil {
 		line("parent", s.Parent.String())
 	}
+	if s.Origin != nil {
+		line("copy of", fmt.Sprintf("%s of repository %s", s.Origin.ID, s.Origin.Repo))
+	}
 	line("tree", pageName(s.Tree))
 	line("witness", pageName(s.Witness))
 	t := s.Totals

@@ -58,7 +58,9 @@ func (a *app) rootCommand() *cobra.Command {
 compressed, encrypted; and mounts every snapshot as plain, read-only directories.
 
 The repository is named by --repo or CUTBANK_REPO. The password comes from
---password-command, CUTBANK_PASSWORD, CUTBANK_PASSWORD_FILE, or a prompt.
+--password-command, CUTBANK_PASSWORD, CUTBANK_PASSWORD_FILE, or a prompt. A
+credential from "cutbank writer add" takes its place: --credential or
+CUTBANK_CREDENTIAL.
 
 A SNAPSHOT is an ID's first digits, "latest", NAME/latest, NAME/TIME or
 NAME/LABEL; SNAPSHOT:PATH names something inside.
@@ -86,6 +88,7 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
 	f := root.PersistentFlags()
 	f.StringVarP(&a.repoPath, "repo", "r", os.Getenv("CUTBANK_REPO"), "the repository's folder (CUTBANK_REPO)")
 	f.StringVar(&a.passwordCommand, "password-command", "", "command whose first line of output is the password")
+	f.StringVar(&a.credential, "credential", os.Getenv("CUTBANK_CREDENTIAL"), "file with a credential to open the repository with (CUTBANK_CREDENTIAL)")
 	f.StringVar(&a.cacheDir, "cache-dir", os.Getenv("CUTBANK_CACHE_DIR"), "folder for local state (CUTBANK_CACHE_DIR; default: the user's cache folder)")
 	f.BoolVar(&a.noCache, "no-cache", false, "keep no local state")
 	f.Var(&a.cacheLimit, "cache-limit", "bytes of local state at most")
@@ -100,8 +103,8 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
 	})
 	root.AddCommand(
 		a.initCommand(), a.snapshotCommand(), a.snapshotsCommand(), a.mountCommand(), a.umountCommand(),
-		a.restoreCommand(), a.verifyCommand(), a.lsCommand(), a.catCommand(), a.findCommand(), a.diffCommand(),
-		a.statsCommand(), a.inspectCommand(), a.catObjectCommand(), a.keyCommand(), a.cacheCommand(),
+		a.restoreCommand(), a.verifyCommand(), a.repairCommand(), a.copyCommand(), a.lsCommand(), a.catCommand(), a.findCommand(), a.diffCommand(),
+		a.statsCommand(), a.forgetCommand(), a.pruneCommand(), a.tagCommand(), a.pinCommand(), a.unpinCommand(), a.expireCommand(), a.inspectCommand(), a.catObjectCommand(), a.keyCommand(), a.writerCommand(), a.appendOnlyCommand(), a.cacheCommand(),
 		a.benchCommand(), a.versionCommand(),
 	)
 	return root

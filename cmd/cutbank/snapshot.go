@@ -48,6 +48,10 @@ a slash fits names at any depth; one with a slash counts from each snapshotted
 PATH, or is written with the PATH in front. Quote them, or the shell expands them.
 The repository itself and mounts of cutbank are left out always.
 
+With a write-only credential (--credential, see "cutbank writer") nothing stored
+can be read. What is needed to know unchanged files is kept in the folder for local
+state, sealed; with --no-cache every file is read.
+
 The snapshot's lasting name is its ID: of two that begin in the same second, the
 TIME of one gets "-2".`,
 		Example: `  cutbank snapshot -r /backup /etc /home --exclude '*.o' --exclude '/home/*/.cache'
@@ -67,6 +71,7 @@ TIME of one gets "-2".`,
 	f.StringVar(&s.stdin, "stdin", "", "keep standard input as a file of this name")
 	f.StringVar(&s.compression, "compression", "fastest", "fastest, default or better")
 	f.BoolVar(&s.noParent, "no-parent", false, "read every file, changed or not")
+	f.DurationVar(&a.heartbeat, "heartbeat", repo.DefaultHeartbeat, "how often to give a sign of life; several times within the --grace of prune")
 	f.IntVar(&s.workers, "workers", 0, "files read at once (default: one for each core)")
 	return c
 }
@@ -84,6 +89,9 @@ func (a *app) snapshot(ctx context.Context, s *snapshotFlags, args []string) err
 	if err := repo.CheckName(s.name); err != nil {
 		return usagef("%v: use --name", err)
 	}
+	if a.heartbeat <= 0 {
+		return usagef("--heartbeat %s: want more than nothing", a.heartbeat)
+	}
 	if s.workers < 0 {
 		return usagef("--workers %d: want 1 or more", s.workers)
 	}
@@ -96,7 +104,7 @@ func (a *app) snapshot(ctx context.Context, s *snapshotFlags, args []string) err
 	if err != nil {
 		return err
 	}
-	r, err := a.repo(ctx)
+	r, err := a.anyRepo(ctx)
 	if err != nil {
 		return err
 	}

@@ -16,14 +16,15 @@ func (a *app) snapshotsCommand() *cobra.Command {
 		Use:   "snapshots",
 		Short: "List the snapshots, oldest first",
 		Long: `snapshots lists what there is, oldest first. SIZE is what the files hold, NEW what
-was not known before, STORED what that took in the repository.`,
+was not known before, STORED what that took in the repository. KEPT tells what is
+pinned, and when it expires.`,
 		Example: `  cutbank snapshots -r /backup
   cutbank snapshots -r /backup --name db --json`,
 		Args: exactly(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := a.repo(c.Context())
 			if err != nil {
-				return err
+				return err // a write-only credential's too: an empty list would say that there is nothing
 			}
 			snaps, damage := r.Snapshots(c.Context())
 			snaps = choose(snaps, names, tags)
@@ -74,7 +75,7 @@ func snapshotTable(w *tabwriter.Writer, snaps []*repo.Snapshot) {
 	if len(snaps) == 0 {
 		return
 	}
-	fmt.Fprintln(w, "ID\tNAME\tTIME\tLABEL\tFILES\tSIZE\tNEW\tSTORED\tTAGS\tPATHS")
+	fmt.Fprintln(w, "ID\tNAME\tTIME\tLABEL\tFILES\tSIZE\tNEW\tSTORED\tTAGS\tKEPT\tPATHS")
 	for _, s := range snaps {
 		var paths []string
 		for _, p := range s.Paths {
@@ -84,9 +85,23 @@ func snapshotTable(w *tabwriter.Writer, snaps []*repo.Snapshot) {
 		if s.Unread > 0 {
 			state = " (partial)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s%s\n", s.ID.String()[:8], s.Name, s.Dir, s.Label, countText(s.Totals.Files), bytesText(s.Totals.Bytes),
-			bytesText(s.Stats.NewBytes), bytesText(s.Stats.Stored), strings.Join(s.Tags, ","), strings.Join(paths, " "), state)
+		if s.Repairs != nil {
+			state += " (repaired)"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s%s\n", s.ID.String()[:8], s.Name, s.Dir, s.Label, countText(s.Totals.Files), bytesText(s.Totals.Bytes),
+			bytesText(s.Stats.NewBytes), bytesText(s.Stats.Stored), strings.Join(s.Tags, ","), keptText(s), strings.Join(paths, " "), state)
 	}
+}
+
+// keptText tells what was said of how long a snapshot stays.
+func keptText(s *repo.Snapshot) string {
+	switch {
+	case s.Pinned:
+		return "pinned"
+	case !s.Expires.IsZero():
+		return "until " + s.Expires.UTC().Format(repo.TimeLayout)
+	}
+	return ""
 }
 
 // snapshotObject is a snapshot as --json tells it.
@@ -99,7 +114,11 @@ func snapshotObject(s *repo.Snapshot) object {
 	if tags == nil {
 		tags = []string{}
 	}
-	return object{"id": s.ID.String(), "name": s.Name, "time": s.Time, "end": s.End, "dir": s.Dir, "label": s.Label, "note": s.Note, "tags": tags, "host": s.Host,
+	o := object{"id": s.ID.String(), "name": s.Name, "time": s.Time, "end": s.End, "dir": s.Dir, "label": s.Label, "note": s.Note, "tags": tags, "host": s.Host,
 		"paths": paths, "files": s.Totals.Files, "dirs": s.Totals.Dirs, "bytes": s.Totals.Bytes, "new_bytes": s.Stats.NewBytes, "stored": s.Stats.Stored,
-		"partial": s.Unread > 0, "unread": s.Unread, "changed": s.Changed, "tree": s.Tree.String()}
+		"partial": s.Unread > 0, "unread": s.Unread, "changed": s.Changed, "tree": s.Tree.String(), "pinned": s.Pinned}
+	if !s.Expires.IsZero() {
+		o["expires"] = s.Expires
+	}
+	return o
 }

@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) statsCommand() *cobra.Command {
-	var freed bool
+	var freed, verification bool
 	c := &cobra.Command{
 		Use:   "stats [SNAPSHOT...]",
 		Short: "Show sizes and ratios",
@@ -28,13 +28,21 @@ For SNAPSHOTs it shows the files, what the snapshot refers to, and what no other
 snapshot refers to. With --freed it shows what deleting these snapshots together
 would free, which is more than the sum of what each has for itself.
 
+With --verification it shows how many of the packs were read and proven by
+verify, chunk by chunk, and how long ago.
+
 What a chunk takes is its share of the frame that it is compressed in.`,
 		Example: `  cutbank stats -r /backup
   cutbank stats -r /backup web/latest db/latest
-  cutbank stats -r /backup --freed 4f3a9c 81d2aa`,
+  cutbank stats -r /backup --freed 4f3a9c 81d2aa
+  cutbank stats -r /backup --verification`,
 		Args: between(0, -1, "SNAPSHOTs"),
 		RunE: func(c *cobra.Command, args []string) error {
 			switch {
+			case verification && len(args) > 0:
+				return usagef("--verification is about packs, which snapshots share: it takes no SNAPSHOTs")
+			case verification:
+				return a.verificationStats(c.Context())
 			case freed && len(args) == 0:
 				return usagef("--freed takes the SNAPSHOTs that would be deleted")
 			case len(args) >= maxGroups:
@@ -48,6 +56,8 @@ What a chunk takes is its share of the frame that it is compressed in.`,
 		},
 	}
 	c.Flags().BoolVar(&freed, "freed", false, "show what deleting these snapshots together would free")
+	c.Flags().BoolVar(&verification, "verification", false, "show how much was proven by verify, and when")
+	c.MarkFlagsMutuallyExclusive("freed", "verification")
 	return c
 }
 
