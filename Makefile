@@ -4,14 +4,16 @@
 # make check   formatting and linters
 # make race    the tests with the race detector
 # make slow    the tests that take minutes: every byte flipped, a million names, crashes
+# make soak    processes beside each other, killed and stopped at random, for SOAK
 # make fuzz    every fuzz target for FUZZTIME: runs (50000x) or time (10s)
 # make bench   cutbank beside other tools that are on the PATH
 
 GO       ?= go
 FUZZTIME ?= 50000x
+SOAK     ?= 15m
 BENCH    ?=
 
-.PHONY: build demo test check race slow fuzz bench clean
+.PHONY: build demo test check race slow soak fuzz bench clean
 
 build:
 	$(GO) build -trimpath -o bin/cutbank ./cmd/cutbank
@@ -32,6 +34,9 @@ race:
 
 slow:
 	CUTBANK_SLOW=1 $(GO) test -timeout 30m ./...
+
+soak:
+	CUTBANK_SOAK=$(SOAK) $(GO) test -timeout 0 -count 1 -run TestSoak -v ./test
 
 fuzz:
 	GO="$(GO)" FUZZTIME=$(FUZZTIME) ./test/fuzz.sh

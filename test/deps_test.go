@@ -29,10 +29,11 @@ const rules = `
 chunkstore/chunk                                < chunkstore/seal;
 chunkstore/chunk, chunkstore/seal               < chunkstore/pack;
 chunkstore/backend                              < chunkstore/backend/local, chunkstore/backend/s3, chunkstore/backend/azure;
-chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend < chunkstore;
+chunkstore/chunk, chunkstore/seal, chunkstore/pack < chunkstore/parity;
+chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/parity, chunkstore/backend < chunkstore;
 chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend < index;
 chunkstore/chunk                                < repo/tree;
-chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend, index, repo/tree < repo;
+chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/parity, chunkstore/backend, index, repo/tree < repo;
 
 # The way in. It never imports the way out.
 repo/tree                                       < snapshotter/source;
@@ -56,6 +57,7 @@ chunkstore/backend                              < chunkstore/backend/backendtest
 # choice. Their reasons are in why.
 github.com/restic/chunker, github.com/zeebo/blake3 < chunkstore/chunk;
 github.com/klauspost/compress                   < chunkstore/seal;
+github.com/klauspost/reedsolomon                < chunkstore/parity;
 github.com/dgraph-io/badger/v4                  < index;
 github.com/hanwen/go-fuse/v2                    < fs/mount;
 golang.org/x/crypto                             < repo;
@@ -75,6 +77,7 @@ var why = map[string]string{
 	"github.com/restic/chunker":         "the splitter: Rabin fingerprints, proven by years of restic",
 	"github.com/zeebo/blake3":           "chunk IDs, closing hashes, key derivation: BLAKE3 in assembly",
 	"github.com/klauspost/compress":     "zstd without cgo",
+	"github.com/klauspost/reedsolomon":  "Reed-Solomon parity, in assembly",
 	"github.com/dgraph-io/badger/v4":    "the index cache: its table format, mapped and with Bloom filters",
 	"github.com/hanwen/go-fuse/v2":      "the kernel's FUSE protocol, raw",
 	"golang.org/x/crypto":               "argon2id, for passwords",

@@ -91,7 +91,7 @@ var chances = map[string]string{
 	"fs/restore/worker.go crypto/rand":            "names of temporary links, which nothing sees when they are done",
 	"fs/restore/receipt.go time":                  "a receipt says when it was written",
 	"index/db.go crypto/rand":                     "the default source of segment names; repo hands its own down",
-	"repo/check.go math/rand/v2":                  "which packs a sample reads, from the seed it is given",
+	"repo/checkpacks.go math/rand/v2":             "which packs a sample reads, from the seed it is given",
 	"test/gen/content.go math/rand/v2":            "seeded",
 	"test/gen/gen.go math/rand/v2":                "seeded",
 	"test/gen/mutate.go math/rand/v2":             "seeded",
