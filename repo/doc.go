@@ -1,7 +1,7 @@
-// Package repo is a repository: config, keys, writers, records, the writer's
-// protocol, and the check for damage. It joins the floors below: backend,
-// chunkstore and index. It never reads or writes a live file tree, and it never
-// removes a pack.
+// Package repo is a repository: config, keys, writers, records, the protocols of
+// writing, forgetting and pruning, the check for damage, and its repair. It joins
+// the floors below: backend, chunkstore and index. It never reads or writes a
+// live file tree, and only prune removes a pack.
 //
 // # Layout
 //
@@ -60,6 +60,45 @@
 //
 // A crash leaves at most: packs without a segment (the next writer adopts them),
 // an intent (until somebody resolves it), and temporary files of the backend.
+//
+// # Forgetting and pruning
+//
+// Forgetting lists snapshots, then intents. Where the intent of a record's writer
+// is gone the record is removed; where it is there the record is hidden by
+// forgotten/<id>, for its writer may be putting it again, and must find its name
+// taken. Prune removes what is hidden once the intent is gone.
+//
+// Any number of pruners may run, and any may take up what another has begun:
+//
+//	(1) Put condemned/<c>, which names packs. Any will do: what is needed of
+//	    them is found out later.
+//	(2) Then list intents/: the writers to wait for, put as condemned/<c>.<n>.
+//	(3) Resolve each: its intent is gone; or snapshots/<id> is there; or it has
+//	    been silent for longer than the grace, by the backend's clock: then put
+//	    a tombstone there, create-if-absent, and look again. An intent is
+//	    removed only after its tombstone is there, and tombstones stay. The
+//	    intent of a committed record stays too.
+//	(4) Then list snapshots/, and mark what live ones need.
+//	(5) List condemned/, then packs/. A pack holds a chunk if (5) has it, nobody
+//	    condemns it, a segment lists it, and it is to be trusted.
+//	(6) Copy each needed chunk of the condemned packs that no pack holds to a
+//	    new pack, then put its segment. Where the source is gone go back to (4);
+//	    what is found nowhere keeps its pack.
+//	(7) Remove the packs, and publish that they are dropped.
+//	(8) Then remove condemned/<c>.<n>, then condemned/<c>.
+//
+// A condemned pack never comes back, under its name or otherwise. Where listings
+// lag behind, that long is waited before (2), (4) and (5). A record that cannot be
+// read, or a page, stops all this before anything is removed: nobody knows what it
+// needs. Which packs are worth condemning is decided beforehand (pruneplan.go), by
+// marks that may be old: packs of which nothing is needed, with a frame less than
+// half needed, damaged ones, and small ones where there are many.
+//
+// The orders and decisions are in protocol.go. TestModel drives them, as they are,
+// through all interleavings of two writers, two pruners, a forget and mergers of
+// segments, each of which may be held up for ever at any step, with answers lost
+// and clocks of any sort. TestMutations shows of each step and each order that
+// without it data is lost, or something unneeded stays for ever.
 //
 // # Parity
 //

@@ -98,8 +98,8 @@ type merger struct {
 }
 
 type forgetter struct {
-	pc, micro, seen, intents, target uint8
-	done                             bool
+	pc, seen, intents uint8
+	done              bool
 }
 
 // spec is what the actors do: the orders and decisions of the program, or one of

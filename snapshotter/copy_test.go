@@ -362,7 +362,7 @@ func TestCopyKeepsCuts(t *testing.T) {
 	}
 	var parts []part
 	fresh := func() part {
-		p := part{random(rng.Uint64(), 1000+rng.IntN(3000)), tree.EndSplitter}
+		p := part{random(rng.Uint64(), 1000+rng.IntN(6000)), tree.EndSplitter}
 		switch rng.IntN(3) {
 		case 0: // zeros at both ends, which make a run with those of neighbours
 			clear(p.data[:rng.IntN(len(p.data))/2])
