@@ -72,6 +72,15 @@ func (s *Store) PackSize(kind pack.Kind) int {
 	return s.opt.PackSize
 }
 
+// FrameSize returns how many plain bytes a frame of that kind of pack has at most,
+// unless a single chunk has more.
+func (s *Store) FrameSize(kind pack.Kind) int {
+	if kind == pack.Meta {
+		return min(s.opt.FrameSize, metaFrame)
+	}
+	return s.opt.FrameSize
+}
+
 // Keys returns the keys in use.
 func (s *Store) Keys() *seal.Keys { return s.k }
 

@@ -187,11 +187,7 @@ type Stream struct {
 
 // Stream returns a new Stream for chunks of that kind.
 func (w *Writer) Stream(kind pack.Kind) *Stream {
-	size := w.s.opt.FrameSize
-	if kind == pack.Meta {
-		size = min(size, metaFrame)
-	}
-	return &Stream{w: w, kind: kind, size: size}
+	return &Stream{w: w, kind: kind, size: w.s.FrameSize(kind)}
 }
 
 // Put stores a chunk unless it is known, and reports which. It keeps no

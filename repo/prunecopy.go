@@ -8,6 +8,7 @@ import (
 
 	"github.com/cutbankfs/cutbank/chunkstore"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
 
 // copier copies chunks out of condemned packs.
@@ -16,6 +17,7 @@ type copier struct {
 	w       *chunkstore.Writer
 	streams map[pack.Kind]*chunkstore.Stream
 	left    map[pack.Name]struct{} // packs not looked through yet
+	plain   []byte                 // room for a frame
 }
 
 // copyOut stores every needed chunk of the condemned packs anew that no other
@@ -103,7 +105,18 @@ func (c *copier) pack(ctx context.Context, t *pack.Trailer) error {
 	}
 	delete(c.left, t.Name)
 	defer c.p.Packs.Add(1)
+	key, err := pack.FrameKey(c.r.k, t.Name, t.Epoch, t.Wrapped)
+	if err != nil {
+		key = nil // its chunks may be had elsewhere
+	}
 	for i := range t.Frames {
+		done, err := c.frame(ctx, t, key, uint32(i))
+		if err != nil {
+			return err
+		}
+		if done {
+			continue
+		}
 		for j := range t.Frames[i].Chunks {
 			ch := &t.Frames[i].Chunks[j]
 			if !c.live.live(t.Kind, &ch.ID) {
@@ -115,6 +128,44 @@ func (c *copier) pack(ctx context.Context, t *pack.Trailer) error {
 		}
 	}
 	return nil
+}
+
+// frame copies a frame as it is, which saves compressing it, if all of it is
+// needed, none of it has a place, and it is not a small one. Whatever speaks
+// against that leaves it to be done chunk by chunk.
+func (c *copier) frame(ctx context.Context, t *pack.Trailer, key *seal.FrameKey, n uint32) (done bool, err error) {
+	f := &t.Frames[n]
+	if key == nil || f.Stored > seal.MaxFrame+seal.FrameOverhead || 2*int(f.Plain) < c.r.store.FrameSize(t.Kind) {
+		return false, nil
+	}
+	for i := range f.Chunks {
+		if !c.live.live(t.Kind, &f.Chunks[i].ID) {
+			return false, nil
+		}
+		if known, err := c.w.Known(f.Chunks[i].ID); known || err != nil {
+			return false, err
+		}
+	}
+	stored, err := c.r.b.Get(ctx, t.Name.Object(), int64(f.Off), int64(f.Stored))
+	if err != nil {
+		return false, ctx.Err()
+	}
+	packed, err := key.OpenPacked(n, stored)
+	if err != nil {
+		return false, nil
+	}
+	h := c.r.k.Data
+	if t.Kind == pack.Meta {
+		h = c.r.k.Tree
+	}
+	if c.plain, err = seal.Unpack(c.plain, packed); err != nil || proveFrame(h, f, c.plain) != nil {
+		return false, nil
+	}
+	if _, err := c.w.PutFrame(t.Kind, packed, f); err != nil {
+		return false, c.w.Err()
+	}
+	c.p.Copied.Add(uint64(f.Stored))
+	return true, nil
 }
 
 // chunk copies one chunk unless it has a place. Its bytes are read from wherever

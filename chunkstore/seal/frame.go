@@ -179,17 +179,24 @@ func (f *FrameKey) Open(dst []byte, n uint32, stored []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	p, err := Unpack(dst, packed)
+	if err != nil {
+		return nil, fmt.Errorf("frame %d: %w", n, err)
+	}
+	return p, nil
+}
+
+// Unpack is the reverse of Pack: it returns the plain form of a frame, in dst's
+// room if it fits. packed is what OpenPacked returned, and not empty. Damage is
+// chunk.ErrCorrupt.
+func Unpack(dst, packed []byte) ([]byte, error) {
 	switch packed[0] {
 	case codecRaw:
 		return append(dst[:0], packed[1:]...), nil
 	case codecZstd:
-		p, err := Decompress(dst[:0], packed[1:], MaxFrame)
-		if err != nil {
-			return nil, fmt.Errorf("frame %d: %w", n, err)
-		}
-		return p, nil
+		return Decompress(dst[:0], packed[1:], MaxFrame)
 	}
-	return nil, fmt.Errorf("frame %d: compression %d: %w", n, packed[0], ErrVersion)
+	return nil, fmt.Errorf("compression %d: %w", packed[0], ErrVersion)
 }
 
 // OpenPacked returns what was sealed as frame number n, as Pack made it: proven
