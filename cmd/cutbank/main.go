@@ -97,7 +97,12 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "tell what happens in the background")
 	f.StringVar(&a.cpuProfile, "cpu-profile", "", "write a CPU profile to this file, for pprof")
 	f.StringVar(&a.memProfile, "mem-profile", "", "write a heap profile to this file, at the end")
-	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.startProfile() }
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		if err := c.ValidateFlagGroups(); err != nil {
+			return usagef("%v; see `%s --help`", err, c.CommandPath())
+		}
+		return a.startProfile()
+	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%v; see `%s --help`", err, c.CommandPath())
 	})
