@@ -77,7 +77,10 @@ type CopyJob struct {
 	// none. What both share is not read again.
 	Near, NearCopy *repo.Snapshot
 
-	Parent, Repairs *repo.ID // of the copy's record: copies of what the original names
+	// Of the copy's record: copies of what the original names. Without a Parent
+	// it has none; without a Repairs it names what the original names, for it must
+	// be known as one that stands in for another.
+	Parent, Repairs *repo.ID
 }
 
 // Copy copies one snapshot and returns the copy. After an error nothing is
@@ -92,7 +95,10 @@ func (c *Copier) Copy(ctx context.Context, j CopyJob) (*repo.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	rec.Parent, rec.Repairs = j.Parent, j.Repairs
+	rec.Parent = j.Parent
+	if j.Repairs != nil {
+		rec.Repairs = j.Repairs
+	}
 	s, err := c.dst.Begin(ctx)
 	if err != nil {
 		return nil, err

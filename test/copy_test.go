@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -185,4 +186,71 @@ func TestKilledCopies(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCopyOfRepaired: what a repair could not bring back is as lost in the copy as
+// in the original, and all else is there. A snapshot that is damaged is told of,
+// and keeps no other from being copied.
+func TestCopyOfRepaired(t *testing.T) {
+	t.Parallel()
+	src := t.TempDir()
+	bulk(t, src, 1, 2)
+	c := newCLI(t)
+	c.init()
+	c.run("snapshot", "--name", "host", src)
+	before := packFiles(t, c.repo)
+	bulk(t, src+"/more", 2, 2)
+	damaged := c.json("snapshot", "snapshot", "--name", "host", src)["id"].(string)
+	largest, size := "", int64(0)
+	for name, n := range packFiles(t, c.repo) {
+		if _, old := before[name]; !old && n > size {
+			largest, size = name, n
+		}
+	}
+	if err := os.Remove(largest); err != nil {
+		t.Fatal(err)
+	}
+	like, unlike := c.beside("like", "--like", c.repo), c.beside("unlike", "--chunker", "gear")
+	for _, d := range []*cli{like, unlike} {
+		out, stderr, code := c.try("copy", "--to", d.repo, "--json")
+		if code != 3 || !strings.Contains(stderr, "cutbank repair") {
+			t.Errorf("a damaged snapshot: exit code %d\n%s", code, stderr)
+		}
+		if sum := object(t, "copy", out); sum["copied"] != 1.0 || sum["failed"] != 1.0 || object(t, "copy-failed", out)["id"] != damaged {
+			t.Errorf("%s", out)
+		}
+		d.verified("what was copied")
+	}
+	if _, stderr, code := c.try("repair"); code != 3 {
+		t.Fatalf("repair: exit code %d\n%s", code, stderr)
+	}
+	c.run("forget", damaged)
+	for _, d := range []*cli{like, unlike} {
+		if sum := c.json("copy", "copy", "--to", d.repo, "--verify"); sum["copied"] != 1.0 || sum["verified"] != 1.0 {
+			t.Errorf("the repaired one: %v", sum)
+		}
+		snaps := list(t, d.open())
+		if len(snaps) != 2 || snaps[1].Lost == nil || snaps[1].Lost.Bytes == 0 {
+			t.Errorf("%d copies, and the repaired one is not told of", len(snaps))
+		}
+		if sum := d.json("copy", "copy", "--to", c.repo); sum["copied"] != 0.0 {
+			t.Errorf("copied back: %v", sum)
+		}
+	}
+}
+
+// packFiles returns the packs of a repository, and their sizes.
+func packFiles(t testing.TB, repo string) map[string]int64 {
+	t.Helper()
+	sizes := map[string]int64{}
+	err := filepath.Walk(filepath.Join(repo, "packs"), func(path string, fi os.FileInfo, err error) error {
+		if err == nil && fi.Mode().IsRegular() {
+			sizes[path] = fi.Size()
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sizes
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 	"github.com/cutbankfs/cutbank/repo"
 )
@@ -16,30 +17,35 @@ import (
 // maxPause is how long is waited at most before a round that failed is tried again.
 const maxPause = time.Hour
 
-// follow copies what is new, again and again, until it is interrupted.
+// follow copies what is new, again and again, until it is interrupted. A snapshot
+// that is damaged is tried again after maxPause, and holds up nothing else.
 func (k *copying) follow(ctx context.Context) error {
 	k.a.sayf("following %s into %s; Ctrl-C ends it", k.a.repoPath, k.f.to)
 	var last error
 	pause := k.f.interval
 	for {
 		err := k.round(ctx)
-		if ctx.Err() != nil {
-			return last // what was copied is whole, the rest is for the next run
+		if ctx.Err() == nil {
+			last = err // what was interrupted is whole, as far as it came
 		}
-		switch last = err; {
-		case err == nil:
+		switch {
+		case ctx.Err() != nil:
+		case err == nil, errors.Is(err, chunk.ErrCorrupt), errors.Is(err, chunk.ErrMissing):
 			pause = k.f.interval
-		case pause < maxPause:
+		default:
 			pause = min(2*pause, max(maxPause, k.f.interval))
 		}
-		if err != nil {
-			k.a.errorf("%v; trying again in %s", err, pause)
+		if last != nil && ctx.Err() == nil {
+			k.a.errorf("%v; trying again in %s", last, pause)
 		}
 		t := time.NewTimer(pause)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
+			if last == nil {
+				last = k.damaged()
+			}
 			return last
 		}
 	}
@@ -116,7 +122,7 @@ func (k *copying) allMarks(ctx context.Context, b *bothSides, res *copyResult) e
 		}
 		c := byID[was.ID]
 		if s.MarkErr != nil || c.MarkErr != nil {
-			k.a.warnf("%s: %v; its copy is left as it is marked", snapshotName(s), errors.Join(s.MarkErr, c.MarkErr))
+			k.warn("%s: %v; its copy is left as it is marked", snapshotName(s), errors.Join(s.MarkErr, c.MarkErr))
 			continue
 		}
 		n, err := k.mark(ctx, c.ID, missingMarks(s, c))
@@ -159,7 +165,7 @@ func (k *copying) gone(b *bothSides) (gone []*repo.Snapshot, emptied []string) {
 // forgetGone forgets the copies whose originals are forgotten.
 func (k *copying) forgetGone(ctx context.Context, b *bothSides, res *copyResult) error {
 	if !b.whole {
-		k.a.warnf("nothing is forgotten in %s, as not all of the source can be read", k.f.to)
+		k.warn("nothing is forgotten in %s, as not all of the source can be read", k.f.to)
 		return nil
 	}
 	gone, emptied := k.gone(b)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"text/tabwriter"
@@ -26,10 +27,26 @@ type copying struct {
 	total    atomic.Uint64 // bytes to be read, as far as that is known
 	copied   atomic.Uint64 // snapshots, for who looks meanwhile
 	unmarked bool          // that marks need the owner's key was said
+	said     map[string]bool
+	failed   map[repo.ID]failure // snapshots that are damaged, until they are tried again
+}
+
+// failure is why a snapshot was not copied, and when that was tried.
+type failure struct {
+	err  error
+	when time.Time
+}
+
+// warn says something once, however many rounds there are.
+func (k *copying) warn(format string, args ...any) {
+	if text := fmt.Sprintf(format, args...); !k.said[text] {
+		k.said[text] = true
+		k.a.warnf("%s", text)
+	}
 }
 
 func newCopying(a *app, f *copyFlags, src, dst *repo.Repo, args []string) *copying {
-	k := &copying{a: a, f: f, args: args, src: src, dst: dst}
+	k := &copying{a: a, f: f, args: args, src: src, dst: dst, said: map[string]bool{}, failed: map[repo.ID]failure{}}
 	k.c = snapshotter.NewCopier(src, dst, snapshotter.CopyOptions{Workers: f.workers, Progress: &k.p, Logf: a.logf})
 	return k
 }
@@ -51,11 +68,16 @@ func (k *copying) copyOf(b *bothSides, s *repo.Snapshot) *repo.Snapshot {
 // look reads what both repositories have.
 func (k *copying) look(ctx context.Context) (*bothSides, error) {
 	list := func(r *repo.Repo, what string) ([]*repo.Snapshot, error, error) {
+		// A folder that is not mounted any more must not pass for an empty
+		// repository: all would be copied into it, or be taken for forgotten.
+		if keys, err := r.Keys(ctx); len(keys) == 0 {
+			return nil, nil, fmt.Errorf("%s: %w", what, errors.Join(repo.ErrNoRepo, err))
+		}
 		if err := r.Sync(ctx); err != nil {
 			if !errors.Is(err, chunk.ErrCorrupt) && !errors.Is(err, seal.ErrNoKey) {
 				return nil, nil, fmt.Errorf("%s: %w", what, err)
 			}
-			k.a.warnf("%s: %v; `cutbank verify` tells what it affects", what, err)
+			k.warn("%s: %v; `cutbank verify` tells what it affects", what, err)
 		}
 		snaps, damage := r.Snapshots(ctx)
 		if damage != nil && len(snaps) == 0 {
@@ -68,14 +90,14 @@ func (k *copying) look(ctx context.Context) (*bothSides, error) {
 		return nil, err
 	}
 	if damage != nil {
-		k.a.warnf("source: %v; what cannot be read is not copied", damage)
+		k.warn("source: %v; what cannot be read is not copied", damage)
 	}
 	dst, dstDamage, err := list(k.dst, k.f.to)
 	if err != nil {
 		return nil, err
 	}
 	if dstDamage != nil {
-		k.a.warnf("%s: %v; copies that cannot be read are made anew", k.f.to, dstDamage)
+		k.warn("%s: %v; copies that cannot be read are made anew", k.f.to, dstDamage)
 	}
 	b := &bothSides{src: src, dst: dst, whole: damage == nil, copies: k.dst.Origins(dst)}
 	b.chosen, err = k.choose(src)
@@ -107,7 +129,6 @@ type copyResult struct {
 	copied, skipped, failed, gone int
 	forgotten, marked, verified   int
 	read, added, stored           uint64
-	first                         error // why the first that failed did
 }
 
 // round copies what has no copy yet.
@@ -118,14 +139,20 @@ func (k *copying) round(ctx context.Context) error {
 		return err
 	}
 	res := &copyResult{}
+	maps.DeleteFunc(k.failed, func(id repo.ID, _ failure) bool {
+		return !slices.ContainsFunc(b.src, func(s *repo.Snapshot) bool { return s.ID == id })
+	})
 	var todo []*repo.Snapshot
 	taken := map[repo.Origin]bool{}
 	for _, s := range b.chosen {
-		if o := k.src.OriginOf(s); b.copies[o] == nil && !taken[o] {
+		o := k.src.OriginOf(s)
+		switch fail, bad := k.failed[s.ID]; {
+		case b.copies[o] != nil, taken[o]:
+			res.skipped++
+		case bad && now().Sub(fail.when) < maxPause: // it stays damaged until somebody repairs it
+		default:
 			taken[o] = true
 			todo = append(todo, s)
-		} else {
-			res.skipped++
 		}
 	}
 	if k.f.dryRun {
@@ -138,16 +165,24 @@ func (k *copying) round(ctx context.Context) error {
 	if err == nil && k.f.forget {
 		err = k.forgetGone(ctx, b, res)
 	}
-	quiet := k.f.follow && err == nil && res.copied+res.failed+res.forgotten+res.marked == 0
+	quiet := k.f.follow && res.copied+res.failed+res.forgotten+res.marked == 0
 	if !quiet {
 		if serr := k.summary(res, now().Sub(start)); err == nil {
 			err = serr
 		}
 	}
 	if err == nil && res.failed > 0 {
-		err = &wrapped{fmt.Sprintf("%d snapshots could not be copied", res.failed), res.first}
+		err = k.damaged()
 	}
 	return err
+}
+
+// damaged is the error of the snapshots that are damaged; nil if none is.
+func (k *copying) damaged() error {
+	for _, f := range k.failed {
+		return &wrapped{fmt.Sprintf("%d snapshots could not be copied", len(k.failed)), f.err}
+	}
+	return nil
 }
 
 // plan tells what would be copied.
@@ -239,17 +274,18 @@ func (k *copying) one(ctx context.Context, b *bothSides, s *repo.Snapshot, res *
 	case err == nil:
 	case k.isGone(ctx, s):
 		res.gone++
+		delete(k.failed, s.ID)
 		k.a.sayf("%s was forgotten while it was copied", snapshotName(s))
 		return nil
 	case errors.Is(err, chunk.ErrCorrupt), errors.Is(err, chunk.ErrMissing):
-		if res.failed++; res.first == nil {
-			res.first = err
-		}
+		res.failed++
+		k.failed[s.ID] = failure{err, now()}
 		k.a.errorf("%s is not copied: %v; `cutbank repair` makes of it what can be had", snapshotName(s), err)
 		return k.a.emit("copy-failed", object{"id": s.ID.String(), "name": s.Name, "dir": s.Dir, "error": err.Error()})
 	default:
 		return fmt.Errorf("%s: %w", snapshotName(s), err)
 	}
+	delete(k.failed, s.ID)
 	rec.Dir = s.Dir // as long as nobody lists it
 	if other := labelled(b.dst, rec); other != nil {
 		k.a.warnf("%s has the label %s/%s too: name the copy by its ID, %s", other.ID.String()[:8], rec.Name, rec.Label, rec.ID.String()[:8])

@@ -69,7 +69,11 @@ func (k *copying) check(ctx context.Context, b *bothSides, todo []*repo.Snapshot
 	if len(opt.Snapshots) == 0 {
 		return nil
 	}
-	res, err := k.dst.Check(ctx, opt, func(d repo.Damage) { k.a.errorf("%s: %s%s: %v", k.f.to, d.Object, quote(d.Path), d.Err) })
+	res, err := k.dst.Check(ctx, opt, func(d repo.Damage) {
+		if !d.Known && !d.Healed { // what the original lacks, the copy lacks
+			k.a.errorf("%s: %s%s: %v", k.f.to, d.Object, quote(d.Path), d.Err)
+		}
+	})
 	if err == nil && res.Damages > 0 {
 		err = fmt.Errorf("%s: %w; `cutbank verify` tells more", k.f.to, errDamaged)
 	}
