@@ -63,8 +63,7 @@ func (r *Repo) forget(ctx context.Context, id ID, intents map[ID]intentState, re
 		return err // a tombstone stays: its writer must find its name taken
 	}
 	if _, ok := intents[id]; !mayRemoveRecord(ok) {
-		err := r.putJSON(ctx, "forgotten/"+id.String(), seal.KindForgotten, seal.ForList, Forgotten{V: 1, ID: id, Time: r.opt.Now().UTC()})
-		if err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := r.hide(ctx, id); err != nil {
 			return err
 		}
 		res.Hidden = append(res.Hidden, id)
@@ -78,6 +77,28 @@ func (r *Repo) forget(ctx context.Context, id ID, intents map[ID]intentState, re
 	r.mu.Unlock()
 	res.Removed = append(res.Removed, id)
 	return nil
+}
+
+// hide puts forgotten/<id>. One that is there but does not prove itself hides
+// nothing: it is replaced.
+func (r *Repo) hide(ctx context.Context, id ID) error {
+	name := "forgotten/" + id.String()
+	for range 2 {
+		err := r.putJSON(ctx, name, seal.KindForgotten, seal.ForList, Forgotten{V: 1, ID: id, Time: r.opt.Now().UTC()})
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		r.mu.Lock()
+		hidden, err := r.forgotten(ctx)
+		r.mu.Unlock()
+		if _, ok := hidden[id.String()]; ok || err != nil {
+			return err
+		}
+		if err := r.b.Remove(ctx, name); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: something else is put there again and again: %w", name, fs.ErrExist)
 }
 
 // intentState is what a listing tells of a writer at work.

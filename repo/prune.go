@@ -358,10 +358,16 @@ func (p *pruner) mark(ctx context.Context) error {
 
 // snapshots lists the live snapshots, all of them or none.
 func (p *pruner) snapshots(ctx context.Context) ([]*Snapshot, error) {
-	snaps, err := p.r.Snapshots(ctx)
+	p.r.mu.Lock()
+	snaps, damage, err := p.r.liveRecords(ctx)
+	p.r.mu.Unlock()
 	if err != nil {
-		return nil, fmt.Errorf("nobody knows what these snapshots need, so nothing is removed: %w; `cutbank forget` removes a record that is lost", err)
+		return nil, err
 	}
+	if damage != nil {
+		return nil, fmt.Errorf("nobody knows what these snapshots need, so nothing is removed: %w; what no copy brings back, `cutbank forget --damaged` gives up", damage)
+	}
+	sortSnapshots(snaps)
 	return snaps, nil
 }
 
@@ -412,21 +418,28 @@ func (p *pruner) eachReady(f func(id string, rec *condemnedRecord) error) error 
 	return nil
 }
 
-// endCondemned removes the records whose packs are all gone.
+// endCondemned removes the records whose packs are all gone, and are seen to be:
+// who finds no record any more must not find its packs in a listing that lags.
 func (p *pruner) endCondemned(ctx context.Context) error {
-	return p.eachReady(func(id string, rec *condemnedRecord) error {
-		for _, name := range rec.packs {
-			if p.stay[name] != nil {
-				return nil
-			}
-		}
-		for _, name := range append(slices.Clone(rec.parts), "condemned/"+id) {
-			if err := p.r.b.Remove(ctx, name); err != nil {
-				return err
-			}
+	var over []string
+	_ = p.eachReady(func(id string, rec *condemnedRecord) error {
+		if !slices.ContainsFunc(rec.packs, func(name pack.Name) bool { return p.stay[name] != nil }) {
+			over = append(append(over, rec.parts...), "condemned/"+id)
 		}
 		return nil
 	})
+	if len(over) == 0 {
+		return nil
+	}
+	if err := p.r.wait(ctx, p.r.b.Lag()); err != nil {
+		return err
+	}
+	for _, name := range over {
+		if err := p.r.b.Remove(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // leave counts a condemned pack that waits, unless it is gone.

@@ -18,6 +18,7 @@ import (
 
 // RepairOptions say what to repair, and how.
 type RepairOptions struct {
+	Notes     bool // remove damaged marks, ledgers and forgotten records
 	Index     bool // list packs again that no readable segment lists
 	Packs     bool // store anew what damaged packs still hold
 	Snapshots bool // look for what is lost, and make snapshots that do without it
@@ -37,6 +38,7 @@ type RepairProgress struct {
 // What a RepairStep can be. In a dry run it is what would be done.
 const (
 	RepairListed   = "listed"   // a pack is listed by the index again
+	RepairDropped  = "dropped"  // a damaged object that said something of others is gone
 	RepairRemoved  = "removed"  // a damaged segment of the index is of no use any more
 	RepairDamaged  = "damaged"  // an object is damaged, and stays as it is
 	RepairSalvaged = "salvaged" // what a damaged pack still holds has other places now
@@ -66,6 +68,7 @@ type RepairStep struct {
 
 // RepairResult sums up a repair. In a dry run it is what would be done.
 type RepairResult struct {
+	Notes             uint64 // damaged marks, ledgers and forgotten records removed
 	Listed, Segments  uint64 // packs listed again; damaged segments removed
 	Damaged, Salvaged uint64 // packs that are damaged; chunks stored anew out of them
 	Found             uint64 // lost chunks and pages that came from donors
@@ -89,6 +92,7 @@ type repairer struct {
 	away     map[pack.Name]struct{}     // that the index knows, and that do not exist
 
 	s          *Session // where chunks go; nil until there is one
+	stale      bool     // it may lean on a pack that was found damaged since it began
 	data, meta *chunkstore.Stream
 	pages      map[chunk.ID][]byte   // pages that came back, and that the store may not have yet
 	back       map[chunk.ID]struct{} // chunks of which that is so
@@ -98,9 +102,9 @@ type repairer struct {
 // damaged packs still hold, what others still have, and snapshots that do
 // without the rest. It reports each step as it is done, one at a time.
 //
-// It adds packs, segments, ledgers and snapshots. It removes nothing but
-// segments of the index that are damaged, once every pack that exists is listed
-// by others; all else that is damaged stays until prune or a person removes it.
+// It adds packs, segments, ledgers and snapshots. It removes nothing but damaged
+// notes, if asked to, and segments of the index that are damaged, once every pack
+// that exists is listed by others; all else that is damaged stays until prune or a person removes it.
 // It may be interrupted at any time, and run beside everything else; run again,
 // it goes on. Only the owner may repair; who can read may try a dry run.
 //
@@ -123,6 +127,11 @@ func (r *Repo) Repair(ctx context.Context, opt RepairOptions, report func(Repair
 }
 
 func (p *repairer) run(ctx context.Context) error {
+	if p.opt.Notes {
+		if err := p.notes(ctx); err != nil {
+			return err
+		}
+	}
 	if err := p.index(ctx); err != nil {
 		return err
 	}
@@ -160,7 +169,8 @@ func (p *repairer) index(ctx context.Context) error {
 	if err := r.ix.Rebuild(ctx, false); err != nil && !unproven(err) {
 		return err
 	}
-	_, damaged, err := r.listings(ctx, func(pack.Name) bool { return false })
+	listed := map[pack.Name]struct{}{}
+	_, damaged, err := r.listings(ctx, func(name pack.Name) bool { listed[name] = struct{}{}; return false })
 	if err != nil {
 		return err
 	}
@@ -180,10 +190,12 @@ func (p *repairer) index(ctx context.Context) error {
 		names[o.Name] = o.Size
 	}
 	for name, info := range p.packs {
-		// What a damaged segment listed may be known to this process already.
+		// What a damaged segment listed may be known to this process already, and
+		// a segment that could be read a moment ago may be damaged now.
+		_, still := listed[name]
 		if known, ok, err := r.ix.Pack(name); err != nil {
 			return err
-		} else if ok && !r.ix.Listed(name) && known.Size == info.Size {
+		} else if ok && (!r.ix.Listed(name) || len(damaged) > 0 && !still) && known.Size == info.Size {
 			names[name] = info.Size
 		}
 	}
@@ -294,7 +306,13 @@ func (p *repairer) put(ctx context.Context, kind pack.Kind, id chunk.ID, b []byt
 	if p.opt.DryRun {
 		return p.pretend(kind, id, b), nil
 	}
+	if p.stale {
+		if err := p.flush(ctx); err != nil {
+			return false, err
+		}
+	}
 	if p.s == nil {
+		p.stale = false
 		s, err := p.r.begin(ctx, p.good)
 		if err != nil {
 			return false, err

@@ -187,24 +187,36 @@ func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
 	if r.WriteOnly() {
 		return nil, nil
 	}
-	infos, err := r.names(ctx, "snapshots/")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	snaps, damage, err := r.liveRecords(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	damage = errors.Join(damage, r.applyMarks(ctx, snaps))
+	r.nameDirs(snaps)
+	return snaps, damage
+}
+
+// liveRecords returns the live snapshots, without marks and in no order. Records
+// that cannot be read are left out and named in damage. The caller holds r.mu.
+func (r *Repo) liveRecords(ctx context.Context) (snaps []*Snapshot, damage, err error) {
+	infos, err := r.names(ctx, "snapshots/")
+	if err != nil {
+		return nil, nil, err
+	}
 	if err := r.readWriters(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	forgotten, err := r.forgotten(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var snaps []*Snapshot
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(infos)) {
 		id, ok := ParseID(name)
-		if _, gone := forgotten[name]; !ok || gone {
+		_, gone := forgotten[name]
+		if !ok || gone {
 			continue
 		}
 		rec, err := r.record(ctx, id)
@@ -223,7 +235,7 @@ func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
 		if rec == nil {
 			state = aTombstone
 		}
-		if !isLive(state, false) {
+		if !isLive(state, gone) {
 			continue
 		}
 		s := *rec
@@ -236,11 +248,7 @@ func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
 			delete(r.records, id)
 		}
 	}
-	if err := r.applyMarks(ctx, snaps); err != nil {
-		errs = append(errs, err)
-	}
-	r.nameDirs(snaps)
-	return snaps, errors.Join(errs...)
+	return snaps, errors.Join(errs...), nil
 }
 
 // forgotten returns which snapshots the owner has forgotten, although their
@@ -253,7 +261,7 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]struct{}, error) {
 	}
 	gone := map[string]struct{}{}
 	for name := range infos {
-		o, err := r.object(ctx, "forgotten/"+name, seal.KindForgotten)
+		o, err := r.ownersObject(ctx, "forgotten/"+name, seal.KindForgotten)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -261,7 +269,7 @@ func (r *Repo) forgotten(ctx context.Context) (map[string]struct{}, error) {
 		if err == nil {
 			err = decode("forgotten/"+name, o.Body, &f)
 		}
-		if err == nil && (f.ID.String() != name || o.Writer != r.k.Owner()) {
+		if err == nil && f.ID.String() != name {
 			err = fmt.Errorf("forgotten/%s: not the owner's word about that snapshot: %w", name, chunk.ErrCorrupt)
 		}
 		if err != nil {
@@ -350,12 +358,7 @@ func (s *Snapshot) standIn() int {
 // name. A process that has named a snapshot once stays with that, whatever is
 // forgotten beside it: a mount's files must not move. The caller holds r.mu.
 func (r *Repo) nameDirs(snaps []*Snapshot) {
-	slices.SortFunc(snaps, func(a, b *Snapshot) int {
-		if c := cmp.Or(a.When().Compare(b.When()), a.Time.Compare(b.Time), a.standIn()-b.standIn()); c != 0 {
-			return c
-		}
-		return strings.Compare(a.ID.String(), b.ID.String())
-	})
+	sortSnapshots(snaps)
 	taken, dirs := map[string]bool{}, make(map[ID]string, len(snaps))
 	for _, s := range snaps {
 		if s.Dir = r.dirs[s.ID]; s.Dir != "" {
@@ -373,6 +376,16 @@ func (r *Repo) nameDirs(snaps []*Snapshot) {
 		dirs[s.ID] = s.Dir
 	}
 	r.dirs = dirs
+}
+
+// sortSnapshots puts the oldest first.
+func sortSnapshots(snaps []*Snapshot) {
+	slices.SortFunc(snaps, func(a, b *Snapshot) int {
+		if c := cmp.Or(a.When().Compare(b.When()), a.Time.Compare(b.Time), a.standIn()-b.standIn()); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID.String(), b.ID.String())
+	})
 }
 
 func suffix(n int) string {

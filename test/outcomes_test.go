@@ -20,6 +20,7 @@ import (
 	"github.com/cutbankfs/cutbank/chunkstore/backend/local"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
+	"github.com/cutbankfs/cutbank/chunkstore/parity"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 	"github.com/cutbankfs/cutbank/fs/snapfs"
 	"github.com/cutbankfs/cutbank/repo"
@@ -35,7 +36,7 @@ const outcomeHead = `# What becomes of every kind of damage, on a repository wit
 # verify     what verify says: clean; named: the damaged object or a path that needs it; healed: nothing of it is lost;
 #            known: only what the stand-in's own record says is lost
 # read-data  the same with --read-data
-# repair     what repair does: lists packs again, removes a segment, salvages chunks, makes a snapshot that stands in
+# repair     what repair does: drops the object, lists packs again, removes a segment, salvages chunks, makes a snapshot that stands in
 # after      what verify --read-data says after that
 # pruned     and after the damaged snapshots that have a stand-in are forgotten, and prune has run
 # files      of the newest snapshot, or of what stands in for it: whole, part, none; gone: no such snapshot
@@ -51,6 +52,10 @@ func TestOutcomes(t *testing.T) {
 	fmt.Fprintln(w, "object\tdamage\topen\tverify\tread-data\trepair\tafter\tpruned\tfiles")
 	for _, c := range o.cases(t) {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", c.object, c.how, strings.Join(o.try(t, c), "\t"))
+	}
+	with := o.withParity(t)
+	for _, c := range with.parityCases(t) {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", c.object, c.how, strings.Join(with.try(t, c), "\t"))
 	}
 	if err := w.Flush(); err != nil {
 		t.Fatal(err)
@@ -270,6 +275,43 @@ func (o *outcomes) cases(t *testing.T) []outcome {
 	return append(cs, outcome{"snapshots, packs", "old ones replayed", both})
 }
 
+// withParity returns the same repository with parity for every pack.
+func (o *outcomes) withParity(t *testing.T) *outcomes {
+	t.Helper()
+	b := o.backend(t, nil)
+	r := open(t, b)
+	if res, err := r.AddParity(t.Context(), repo.ParityOptions{Percent: 20}); err != nil || res.Packs == 0 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	with := *o
+	with.all = objects(t, b)
+	return &with
+}
+
+func (o *outcomes) parityCases(t *testing.T) []outcome {
+	t.Helper()
+	name := o.packs["new data"]
+	n, _ := pack.ParseObject(name)
+	p, par := o.all[name], o.all[parity.Object(n)]
+	f := o.trailer(t, name).Frames[1]
+	one := func(object, how, name string, q []byte) outcome {
+		return outcome{object, how, map[string][]byte{name: q}}
+	}
+	const with = "pack with parity"
+	return []outcome{
+		one(with, "frame", name, flipped(p, int(f.Off)+9, 1)),
+		one(with, "closing hash", name, flipped(p, len(p)-1, 1)),
+		one(with, "a tenth cut off", name, p[:len(p)*9/10]),
+		one(with, "cut short", name, p[:len(p)/2]),
+		one(with, "deleted", name, nil),
+		{with, "frame, and its parity", map[string][]byte{name: flipped(p, int(f.Off)+9, 1), parity.Object(n): flipped(par, len(par)/2, 1)}},
+		{with, "frame, parity deleted", map[string][]byte{name: flipped(p, int(f.Off)+9, 1), parity.Object(n): nil}},
+		one("parity", "bit flip", parity.Object(n), flipped(par, len(par)/2, 1)),
+		one("parity", "cut short", parity.Object(n), par[:len(par)/2]),
+		one("parity", "deleted", parity.Object(n), nil),
+	}
+}
+
 func (o *outcomes) trailer(t *testing.T, name string) *pack.Trailer {
 	t.Helper()
 	n, _ := pack.ParseObject(name)
@@ -347,7 +389,7 @@ func classOf(err error) string {
 func (o *outcomes) verify(t *testing.T, r *repo.Repo, data bool) string {
 	t.Helper()
 	said := "clean"
-	res, err := r.Check(t.Context(), repo.CheckOptions{ReadData: data}, func(d repo.Damage) {
+	res, err := r.Check(t.Context(), repo.CheckOptions{ReadData: data, Heal: data}, func(d repo.Damage) {
 		switch {
 		case !d.Known && !d.Healed:
 			said = "named"
@@ -376,14 +418,14 @@ func (o *outcomes) repair(t *testing.T, r *repo.Repo) string {
 	var dry, did []string
 	collect := func(steps *[]string) func(repo.RepairStep) {
 		return func(st repo.RepairStep) {
-			what := map[string]string{repo.RepairListed: "lists", repo.RepairRemoved: "removes segment", repo.RepairSalvaged: "salvages",
+			what := map[string]string{repo.RepairDropped: "drops it", repo.RepairListed: "lists", repo.RepairRemoved: "removes segment", repo.RepairSalvaged: "salvages",
 				repo.RepairSnapshot: "stands in", repo.RepairHopeless: "gives up", repo.RepairHealed: "heals"}[st.Do]
 			if what != "" && !slices.Contains(*steps, what) {
 				*steps = append(*steps, what)
 			}
 		}
 	}
-	opt := repo.RepairOptions{Index: true, Packs: true, Snapshots: true, ReadData: true, DryRun: true}
+	opt := repo.RepairOptions{Notes: true, Index: true, Packs: true, Snapshots: true, ReadData: true, DryRun: true}
 	dryRes, err := r.Repair(t.Context(), opt, collect(&dry))
 	if err != nil {
 		return classOf(err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,7 +24,7 @@ type forgetFlags struct {
 	buckets, tags                           []string // to keep
 	names, hosts, tagged                    []string // to judge
 	expired, dryRun, allowEmpty, trustDates bool
-	prune                                   bool
+	prune, damaged                          bool
 }
 
 func (a *app) forgetCommand() *cobra.Command {
@@ -77,6 +78,7 @@ If the rules would leave nothing of a name, forget refuses.`,
 	f.BoolVar(&s.trustDates, "trust-dates", false, "believe the dates of all writers (if the storage has lost its own)")
 	f.BoolVar(&s.allowEmpty, "allow-empty", false, "let the rules leave nothing of a name")
 	f.BoolVarP(&s.dryRun, "dry-run", "n", false, "print why each snapshot stays or goes, and change nothing")
+	f.BoolVar(&s.damaged, "damaged", false, "give up records that cannot be read, named by their whole IDs as verify prints them")
 	f.BoolVar(&s.prune, "prune", false, "prune afterwards")
 	return c
 }
@@ -169,6 +171,8 @@ func (a *app) forget(ctx context.Context, s *forgetFlags, args []string) error {
 		return err
 	case len(args) > 0 && (!empty || s.expired || filtered):
 		return usagef("forget takes SNAPSHOTs, or rules for all of them, but not both")
+	case s.damaged && len(args) == 0:
+		return usagef("forget --damaged takes whole IDs; `cutbank verify` prints them")
 	case len(args) == 0 && empty && !s.expired:
 		return usagef("forget takes SNAPSHOTs, --expired, or a rule for what to keep, such as --keep-daily 7; see `cutbank forget --help`")
 	}
@@ -179,6 +183,9 @@ func (a *app) forget(ctx context.Context, s *forgetFlags, args []string) error {
 	if k := r.SecretKeys(); !s.dryRun && k.Self() != k.Owner() {
 		_, err := r.Forget(ctx, nil) // says why not, also where nothing is to go
 		return err
+	}
+	if s.damaged {
+		return a.forgetDamaged(ctx, r, args, s.dryRun)
 	}
 	all, damage := r.Snapshots(ctx)
 	var ds []repo.Decision
@@ -205,7 +212,7 @@ func (a *app) forget(ctx context.Context, s *forgetFlags, args []string) error {
 		return err
 	}
 	if s.prune && !s.dryRun {
-		if err := a.prune(ctx, &pruneFlags{grace: repo.DefaultGrace, maxRepack: "unlimited"}); err != nil {
+		if err := a.prune(ctx, &pruneFlags{grace: spanFlag(repo.DefaultGrace), maxRepack: "unlimited"}); err != nil {
 			return err
 		}
 	}
@@ -213,6 +220,36 @@ func (a *app) forget(ctx context.Context, s *forgetFlags, args []string) error {
 		return nil // what is damaged was not asked for
 	}
 	return damage
+}
+
+// forgetDamaged gives up records of which nothing but the ID is known. Those that
+// can be read are forgotten by the plain command, which knows of pins.
+func (a *app) forgetDamaged(ctx context.Context, r *repo.Repo, args []string, dry bool) error {
+	all, damage := r.Snapshots(ctx)
+	var ids []repo.ID
+	for _, arg := range args {
+		id, ok := repo.ParseID(strings.TrimPrefix(arg, "snapshots/"))
+		if !ok {
+			return usagef("%q is no whole ID: `cutbank verify` prints those of damaged records", arg)
+		}
+		if slices.ContainsFunc(all, func(s *repo.Snapshot) bool { return s.ID == id }) {
+			return fmt.Errorf("%wsnapshot %s can be read, nothing was forgotten: leave out --damaged", errRefused, id)
+		}
+		if damage == nil || !strings.Contains(damage.Error(), id.String()) {
+			return fmt.Errorf("no damaged record %s: %w; `cutbank verify` tells which there are", id, fs.ErrNotExist)
+		}
+		ids = append(ids, id)
+	}
+	if dry {
+		for _, id := range ids {
+			a.sayf("would give up snapshot %s, which cannot be read", id)
+		}
+		return a.emit("forget", object{"dry_run": true, "snapshots": len(ids), "kept": 0, "forgotten": len(ids), "hidden": 0, "doubted": 0})
+	}
+	res, err := r.Forget(ctx, ids)
+	a.sayf("gave up %d snapshots that could not be read", len(res.Removed)+len(res.Hidden))
+	return errors.Join(err, a.emit("forget", object{"dry_run": false, "snapshots": len(ids), "kept": len(ids) - len(res.Removed) - len(res.Hidden), "forgotten": len(res.Removed) + len(res.Hidden),
+		"hidden": len(res.Hidden), "doubted": 0}))
 }
 
 // named decides that these go. What was pinned is meant to stay.

@@ -48,6 +48,11 @@ Which packs are damaged is known from earlier runs of "verify --read-data", and
 seen where packs are missing, cut short or cannot be listed. With --read-data all
 are read.
 
+Damaged marks, ledgers and records of what was forgotten can be brought back by
+nothing: "repair" without a subcommand removes them, and names each. A mark may have
+been a pin or a tag. A damaged record of a snapshot stays, and stops prune, until it
+is given up with "forget --damaged".
+
 Nothing that can be read is removed or changed. Damaged packs stay until prune,
 damaged snapshots until they are forgotten. If something stays lost, the exit
 code is 3.`,
@@ -58,7 +63,7 @@ code is 3.`,
   cutbank repair snapshots -r /backup db/latest`,
 		Args: exactly(0, "no arguments, or a subcommand: index, packs or snapshots"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.repair(c.Context(), &s, repo.RepairOptions{Index: true, Packs: true, Snapshots: true}, nil)
+			return a.repair(c.Context(), &s, repo.RepairOptions{Notes: true, Index: true, Packs: true, Snapshots: true}, nil)
 		},
 	}
 	s.add(c, true, true)
@@ -169,7 +174,7 @@ func (a *app) repair(ctx context.Context, s *repairFlags, opt repo.RepairOptions
 	if err != nil {
 		return err
 	}
-	if err := a.emit("repair", object{"dry_run": s.dryRun, "listed": res.Listed, "segments": res.Segments, "damaged": res.Damaged, "salvaged": res.Salvaged,
+	if err := a.emit("repair", object{"dry_run": s.dryRun, "notes": res.Notes, "listed": res.Listed, "segments": res.Segments, "damaged": res.Damaged, "salvaged": res.Salvaged,
 		"found": res.Found, "lost": res.Lost, "snapshots": res.Snapshots, "hopeless": res.Hopeless, "seconds": now().Sub(start).Seconds()}); err != nil {
 		return err
 	}
@@ -185,7 +190,7 @@ func (a *app) repairSummary(res *repo.RepairResult, opt *repo.RepairOptions) {
 		n    uint64
 		what string
 	}{
-		{res.Listed, "packs listed again"}, {res.Segments, "damaged segments of the index removed"}, {res.Damaged, "damaged packs"},
+		{res.Notes, "damaged marks, ledgers and forgotten records removed"}, {res.Listed, "packs listed again"}, {res.Segments, "damaged segments of the index removed"}, {res.Damaged, "damaged packs"},
 		{res.Salvaged, "chunks of them stored anew"}, {res.Found, "lost chunks found elsewhere"}, {res.Lost, "chunks that stay lost"},
 		{res.Snapshots, "new snapshots that do without them"}, {res.Hopeless, "snapshots of which nothing can be read"},
 	} {
@@ -253,6 +258,8 @@ func repairText(st repo.RepairStep) string {
 	switch st.Do {
 	case repo.RepairListed:
 		return fmt.Sprintf("listed: %s, %s chunks", st.Object, countText(st.Chunks))
+	case repo.RepairDropped:
+		return fmt.Sprintf("dropped: %s, which said something of others: %s", st.Object, why)
 	case repo.RepairRemoved:
 		return fmt.Sprintf("removed: %s, of no use any more: %s", st.Object, why)
 	case repo.RepairDamaged:
