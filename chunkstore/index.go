@@ -11,6 +11,10 @@ import (
 type PackInfo struct {
 	pack.Header
 	Size int64
+
+	// Listing tells the trailer that this is from any other of the pack that its
+	// writer may have signed. Zero: not known.
+	Listing [16]byte
 }
 
 // Index tells where chunks are. What it knows may be older than the repository:

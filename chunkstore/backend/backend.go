@@ -30,7 +30,8 @@ type Backend interface {
 
 	// Get returns n bytes from offset off on; n < 0 reads to the end. The
 	// slice is the caller's. A missing name is an error that wraps
-	// fs.ErrNotExist; fewer than n bytes wrap io.ErrUnexpectedEOF.
+	// fs.ErrNotExist; fewer than n bytes wrap io.ErrUnexpectedEOF. More than
+	// MaxGet bytes are an error, too.
 	Get(ctx context.Context, name string, off, n int64) ([]byte, error)
 
 	// List yields every object whose name starts with prefix, in no order. An

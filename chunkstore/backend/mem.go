@@ -130,8 +130,9 @@ func InvalidName(verb, name string) error {
 
 // Range returns how many bytes Get is to return of an object of that size, or
 // the error that Get returns: io.ErrUnexpectedEOF where the object is shorter
-// than that, fs.ErrInvalid where off is negative. It is for implementations,
-// and lets no n decide how much is allocated.
+// than that, fs.ErrInvalid where off is negative or where it would be more than
+// MaxGet. It is for implementations, and lets neither n nor a sparse file decide
+// how much is allocated.
 func Range(name string, size, off, n int64) (int64, error) {
 	switch {
 	case off < 0:
@@ -143,7 +144,14 @@ func Range(name string, size, off, n int64) (int64, error) {
 		}
 		return 0, fmt.Errorf("get %s: it has %d bytes, too few for %s from %d on: %w", name, size, want, off, io.ErrUnexpectedEOF)
 	case n < 0:
-		return size - off, nil
+		n = size - off
+	}
+	if n > MaxGet {
+		return 0, fmt.Errorf("get %s: %d bytes at once, more than any object has: %w", name, n, fs.ErrInvalid)
 	}
 	return n, nil
 }
+
+// MaxGet is the most bytes that one Get returns. No object that a repository has
+// comes near.
+const MaxGet = 2 << 30

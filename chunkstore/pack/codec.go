@@ -180,6 +180,10 @@ func ParseTrailer(p []byte) (*Trailer, error) {
 			if err != nil {
 				return nil, err
 			}
+			// No writer makes such, and a frame of two bytes would take 80 here.
+			if ok = len(fr.Chunks) > 0; !ok {
+				break
+			}
 			t.Frames = append(t.Frames, fr)
 		case f.num == signatureField && f.typ == protowire.BytesType:
 			t.Signature, ok = f.bytes, len(p) == 0

@@ -3,8 +3,10 @@ package pack_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"math"
 	"reflect"
+	"runtime"
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -248,5 +250,24 @@ func TestFrozenTrailer(t *testing.T) {
 	p = frozen(t, "v1-header.bin", func() []byte { return pack.AppendHeader(nil, h) })
 	if got, n, err := pack.ParseHeader(p); err != nil || n != len(p) || !reflect.DeepEqual(got, h) || !bytes.Equal(pack.AppendHeader(nil, h), p) {
 		t.Errorf("header: %+v, %v", got, err)
+	}
+}
+
+// TestEmptyFrames: millions of frames without a chunk, which compress to nothing,
+// must not take gigabytes in everybody who reads the index.
+func TestEmptyFrames(t *testing.T) {
+	p := append(make([]byte, 0, 8<<20), 1)
+	for len(p) < 8<<20 {
+		p = protowire.AppendBytes(protowire.AppendTag(p, 8, protowire.BytesType), nil)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := pack.ParseTrailer(p)
+	runtime.ReadMemStats(&after)
+	if !errors.Is(err, chunk.ErrCorrupt) {
+		t.Errorf("%v", err)
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > uint64(len(p)) {
+		t.Errorf("%d bytes took %d", len(p), took)
 	}
 }

@@ -26,8 +26,8 @@
 // the trailer, which repeats the header: so a reader proves what a pack lists
 // with one small read, and a trailer proves itself in an index segment too. The
 // frames are proven by their own AEAD, and the chunks by their IDs. Nothing here
-// is bound to one repository: packs are copied as they are between repositories
-// that share their secrets.
+// is bound to one repository: between repositories that share their secrets frames
+// are taken over as they are, into packs of other names.
 //
 // # The trailer
 //
@@ -45,7 +45,7 @@
 //	5  bytes   session, 16 bytes
 //	6  bytes   wrapped key
 //	7  varint  size of the pack file in bytes
-//	8  bytes   a frame, once for each, in order:
+//	8  bytes   a frame, once for each, in order, none without a chunk:
 //	           1  varint  offset of the stored frame in the file
 //	           2  varint  length of the stored frame
 //	           3  varint  length of the plain frame

@@ -37,7 +37,9 @@
 //	32   2  length w of the wrapped key; 0 but for sealing 2
 //	34   w  a random 32-byte key, wrapped for the epoch (HPKE)
 //	     4  length n of the body
-//	     n  body; for sealing 1 and 2: 12-byte nonce, AES-256-GCM ciphertext
+//	     n  body; for sealing 1 and 2: 12-byte nonce, AES-256-GCM ciphertext; plain
+//	        at most 8 MiB of a record or an intent, 64 MiB of a segment, 256 MiB
+//	        of others
 //	    64  Ed25519 signature of "cutbank object", 0, the repository's ID, "/",
 //	        the object's name, 0, and the BLAKE3 hash of all before; zero where
 //	        unsigned

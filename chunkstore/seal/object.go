@@ -53,8 +53,24 @@ const (
 	nonceSize         = 12
 	// maxBody bounds an object's plain body: what a damaged or hostile length
 	// can make a reader allocate.
-	maxBody = 256 << 20
+	maxBody    = 256 << 20
+	maxSegment = 64 << 20
+	// MaxRecord bounds the plain body of a snapshot's record in bytes. Any writer
+	// may sign such, as segments and intents, and readers decode and keep them in a
+	// multiple of their size.
+	MaxRecord = 8 << 20
 )
+
+// maxPlain returns how many bytes the plain body of an object may have.
+func maxPlain(kind Kind) int {
+	switch kind {
+	case KindSnapshot, KindIntent:
+		return MaxRecord
+	case KindSegment:
+		return maxSegment
+	}
+	return maxBody
+}
 
 // An Object is what Parse found, opened or not.
 type Object struct {
@@ -73,6 +89,9 @@ type Object struct {
 // Seal returns the stored form of body under name, signed by these keys.
 func (k *Keys) Seal(name string, kind Kind, s Sealing, body []byte, random io.Reader) ([]byte, error) {
 	o := Object{Kind: kind, Version: Version, Sealing: s, Writer: k.self}
+	if limit := maxPlain(kind); len(body) > limit {
+		return nil, fmt.Errorf("%s would take %d bytes, at most %d are possible", name, len(body), limit)
+	}
 	if s != Clear {
 		if z := compress(nil, body); len(z) < len(body) {
 			o.Compressed, body = true, z
@@ -188,7 +207,7 @@ func (k *Keys) Open(name string, o *Object) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if o.Sealing == Clear {
-		return nil
+		return tooLong(name, o)
 	}
 	key := []byte(nil)
 	switch o.Sealing {
@@ -208,11 +227,18 @@ func (k *Keys) Open(name string, o *Object) error {
 		return fmt.Errorf("%s: does not open: %w", name, chunk.ErrCorrupt)
 	}
 	if o.Compressed {
-		if body, err = Decompress(nil, body, maxBody); err != nil {
+		if body, err = Decompress(nil, body, maxPlain(o.Kind)); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	o.Body = body
+	return tooLong(name, o)
+}
+
+func tooLong(name string, o *Object) error {
+	if limit := maxPlain(o.Kind); len(o.Body) > limit {
+		return fmt.Errorf("%s: %d bytes, more than %d: %w", name, len(o.Body), limit, chunk.ErrCorrupt)
+	}
 	return nil
 }
 

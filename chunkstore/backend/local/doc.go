@@ -4,7 +4,8 @@
 // of mode 0700. It appears with link(2), all at once, and only after its bytes
 // are on the disk; Put returns after its directory entry is, too. Until then it
 // is a file in tmp/ whose name no object can have. So a crash at any moment
-// leaves whole objects and perhaps a file in tmp/, which Sweep removes.
+// leaves whole objects and perhaps a file in tmp/, which Sweep removes. Another one
+// there, tmp/reserve, keeps a mebibyte free for when the disk is full.
 //
 // The package never changes or replaces a file that is there, never writes
 // outside its folder, and creates nothing when it is only read from.

@@ -20,6 +20,10 @@ const (
 	tmpName = "tmp" // where files are written
 	tmpMark = "~"   // ends their names; no object's name has it
 
+	// reserveName is a file in tmp that only takes space, of reserveSize bytes.
+	reserveName = "reserve"
+	reserveSize = 1 << 20
+
 	// tmpAge is how old a file in tmp is that nobody will finish.
 	tmpAge = 24 * time.Hour
 )
@@ -205,4 +209,35 @@ func (f *Folder) Sweep(now time.Time) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// Reserve takes a little space, which Release gives back when the disk is full:
+// who wants to remove something has to write down first what. Space that is
+// reserved already is left so.
+func (f *Folder) Reserve() error {
+	file := filepath.Join(f.dir, tmpName, reserveName)
+	if _, err := os.Lstat(file); err == nil {
+		return nil
+	}
+	if err := f.durableDir(filepath.Dir(file)); err != nil {
+		return err
+	}
+	p := make([]byte, reserveSize) // that no file system can compress
+	if _, err := rand.Read(p); err != nil {
+		return err
+	}
+	tmp, err := f.write(p)
+	if err != nil {
+		return err
+	}
+	return os.Rename(tmp, file)
+}
+
+// Release gives back what Reserve took, and reports whether there was anything.
+func (f *Folder) Release() (bool, error) {
+	err := os.Remove(filepath.Join(f.dir, tmpName, reserveName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
