@@ -239,6 +239,16 @@ type meta struct {
 	chunks  []tableMeta
 	packs   []tableMeta
 	keys    uint64
+	// listings has PackInfo.Listing of each name; empty where an older program
+	// wrote it.
+	listings [][16]byte
+}
+
+func (m *meta) listing(number uint32) (l [16]byte) {
+	if int64(number) < int64(len(m.listings)) {
+		l = m.listings[number]
+	}
+	return l
 }
 
 func appendMeta(dst []byte, m *meta) []byte {
@@ -252,6 +262,9 @@ func appendMeta(dst []byte, m *meta) []byte {
 	dst = appendTables(dst, 6, m.chunks)
 	dst = appendTables(dst, 7, m.packs)
 	dst = appendVarint(dst, 8, m.keys)
+	if len(m.listings) > 0 {
+		dst = appendBytes(dst, 9, joinNames(m.listings))
+	}
 	d := chunk.Digest(dst[start:])
 	return append(dst, d[:]...)
 }
@@ -296,13 +309,15 @@ func parseMeta(p []byte) (*meta, error) {
 			m.packs, err = parseTable(m.packs, f.bytes)
 		case 8:
 			m.keys = f.v
+		case 9:
+			m.listings, err = splitNames[[16]byte](f.bytes)
 		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if !slices.IsSortedFunc(m.names, compareNames) || len(m.names) >= math.MaxUint32 {
+	if !slices.IsSortedFunc(m.names, compareNames) || len(m.names) >= math.MaxUint32 || len(m.listings) > 0 && len(m.listings) != len(m.names) {
 		return nil, errMeta
 	}
 	return m, nil

@@ -221,6 +221,7 @@ func (db *DB) Packs() iter.Seq2[pack.Name, chunkstore.PackInfo] {
 				}
 				name := pack.Name(c.key)
 				n, _ := g.find(name)
+				p.Listing = g.meta.listing(n)
 				if _, gone := dead[n]; !gone && !yield(name, p) {
 					return
 				}

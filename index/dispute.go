@@ -17,16 +17,24 @@ import (
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
 
-// sameListing reports whether two listings tell the same of a pack. Chunks need
-// not be compared: only its writer can sign two listings that differ in nothing
-// else, and that harms nobody else's pack.
+// sameListing reports whether two listings tell the same of a pack. They may
+// differ in the chunks alone, too: a writer could list what others lean on, and
+// later something else in its place.
 func sameListing(a, b *chunkstore.PackInfo) bool {
 	return a.Writer == b.Writer && a.Session == b.Session && a.Size == b.Size &&
-		a.Kind == b.Kind && a.Epoch == b.Epoch && bytes.Equal(a.Wrapped, b.Wrapped)
+		a.Kind == b.Kind && a.Epoch == b.Epoch && bytes.Equal(a.Wrapped, b.Wrapped) &&
+		(a.Listing == b.Listing || a.Listing == [16]byte{} || b.Listing == [16]byte{})
 }
 
 func infoOf(t *pack.Trailer) chunkstore.PackInfo {
-	return chunkstore.PackInfo{Header: t.Header, Size: t.Size}
+	return chunkstore.PackInfo{Header: t.Header, Size: t.Size, Listing: ListingOf(t)}
+}
+
+// ListingOf is what PackInfo.Listing says of a signed trailer: a hash of the
+// signature, which fits nothing else.
+func ListingOf(t *pack.Trailer) [16]byte {
+	d := chunk.Digest(t.Signature)
+	return [16]byte(d[:16])
 }
 
 // ours reports whether a writer is the owner or oneself: those do not lie.

@@ -39,10 +39,10 @@
 // stored, and packs that others wrote. Who reads proves each chunk, so that can
 // only mislead, and must not hide what honest writers list:
 //
-//   - Where two listings of a pack differ in its writer, or in anything else that
-//     describes the pack as a whole, the pack decides: it is created once and
-//     never replaced, and its own trailer is signed. The owner's word and one's
-//     own count without asking. The one that is known stays while the pack cannot
+//   - Where two listings of a pack differ, in its writer or in anything else, the
+//     pack decides: it is created once and never replaced, and its own trailer is
+//     signed. Where the writers differ the owner's word and one's own count
+//     without asking. The one that is known stays while the pack cannot
 //     be read, and for good if it is gone or does not prove itself. As long as
 //     something is undecided no generation is built. A listing that nobody
 //     contradicts costs no request, true or not.
@@ -94,6 +94,8 @@
 //	6  bytes   a table of chunks: 1 varint size, 2 bytes its last 32 bytes
 //	7  bytes   a table of packs: the same
 //	8  varint  how many chunk IDs it holds
+//	9  bytes   for each of its packs the first 16 bytes of the BLAKE3 hash of the
+//	           signature of the trailer that it was taken from; zero: not known
 //
 // What is newer than the generation is in the private memory of each process.
 // Once that has grown beyond a limit, and the builder's lock is free, the

@@ -40,8 +40,15 @@ func (db *DB) EachPack(ctx context.Context, f func(*pack.Trailer) error) error {
 	e := &each{db: db, f: f, read: map[SegmentName]int64{}, bad: bad, seen: map[pack.Name]struct{}{}}
 	// Segments are merged by others meanwhile: what one listed that is gone is
 	// listed again in the merged one.
-	for again := true; again; {
-		if again, err = e.segments(ctx); err != nil {
+	for {
+		again, err := e.segments(ctx)
+		if err != nil {
+			return err
+		}
+		if !again {
+			break
+		}
+		if err := sleep(ctx, db.backend.Lag()); err != nil {
 			return err
 		}
 	}

@@ -135,10 +135,12 @@ func (g *generation) lookup(id *chunk.ID, dst []pack.Location, dead map[uint32]s
 
 // pack returns what is known of a pack.
 func (g *generation) pack(name pack.Name) (p chunkstore.PackInfo, ok bool, err error) {
-	if _, ok := g.find(name); !ok {
+	n, in := g.find(name)
+	if !in {
 		return p, false, nil
 	}
 	err = g.packs.get(name[:], func(v []byte) { p, ok = parseRecord(v) })
+	p.Listing = g.meta.listing(n)
 	if err == nil && !ok {
 		err = fmt.Errorf("pack %s has no record: %w", name, chunk.ErrCorrupt)
 	}

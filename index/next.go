@@ -224,14 +224,19 @@ func (n *next) mergePacks(ctx context.Context, w *tableWriter) error {
 		for more && bytes.Compare(old.key, name[:]) < 0 { // dropped
 			more = old.next()
 		}
+		var listing [16]byte
 		switch i, ok := n.recent[uint32(num)]; {
 		case ok:
-			value = appendRecord(value[:0], &n.packs[i].info)
+			value, listing = appendRecord(value[:0], &n.packs[i].info), n.packs[i].info.Listing
 		case more && bytes.Equal(old.key, name[:]):
 			value = append(value[:0], old.value...)
+			if at, ok := n.base.find(name); ok {
+				listing = n.base.meta.listing(at)
+			}
 		default:
 			return fmt.Errorf("%s: pack %s has no record: %w", n.base.path, name, errors.Join(old.err, chunk.ErrCorrupt))
 		}
+		n.meta.listings = append(n.meta.listings, listing)
 		if err := w.add(name[:], value); err != nil {
 			return err
 		}

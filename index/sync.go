@@ -230,7 +230,8 @@ func (db *DB) take(name SegmentName, size int64, s *Segment) bool {
 	known := len(s.Replaced) > 0
 	for _, r := range s.Replaced {
 		_, in := db.covered[r]
-		known = known && in
+		_, part := db.partial[r] // what was not known of it may be by now
+		known = known && in && !part
 	}
 	for _, d := range s.Dropped {
 		changed = db.drop(d) || changed
