@@ -89,7 +89,9 @@ type keyPlan struct {
 //
 // A key that the owner's signature does not vouch for, of an older program, needs
 // its password: that is Options.Password for the key in use; others are an error,
-// or dropped.
+// or dropped. It may be one that somebody put into the storage: in the place of a
+// key that lies open the secrets themselves would come to lie there. A key that
+// was removed, and that somebody has put back, is removed again.
 func (r *Repo) SetAppendOnly(ctx context.Context, on bool, opt AppendOnlyOptions) ([]KeyChange, error) {
 	const what = "changing append-only mode"
 	if err := r.ownerOnly(what); err != nil {
@@ -105,7 +107,7 @@ func (r *Repo) SetAppendOnly(ctx context.Context, on bool, opt AppendOnlyOptions
 	if err != nil {
 		return nil, err
 	}
-	plans, err := r.planKeys(ctx, on, opt.DropKeys)
+	plans, err := r.planKeys(ctx, cfg, on, opt.DropKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +127,7 @@ func (r *Repo) SetAppendOnly(ctx context.Context, on bool, opt AppendOnlyOptions
 }
 
 // planKeys finds the keys that are to be replaced.
-func (r *Repo) planKeys(ctx context.Context, on, drop bool) ([]keyPlan, error) {
+func (r *Repo) planKeys(ctx context.Context, cfg Config, on, drop bool) ([]keyPlan, error) {
 	states, damaged, err := r.keyStates(ctx)
 	if err = errors.Join(err, damaged); err != nil {
 		return nil, err
@@ -148,14 +150,19 @@ func (r *Repo) planKeys(ctx context.Context, on, drop bool) ([]keyPlan, error) {
 			continue // it is so already
 		}
 		plan := keyPlan{state: s, file: f}
-		if f.KDF != "none" && (s.public == nil || f.Spare == nil || r.ownersKey(f) != nil) && !s.Current {
+		switch vouched := r.ownersKey(f) == nil; {
+		case slices.Contains(cfg.Removed, s.ID) && !s.Current:
+			plan.drop = true
+		case vouched && (f.KDF == "none" || f.Spare != nil):
+		case s.Current && (f.KDF != "none" || r.me.open): // its password is asked for; or its secrets lie there
+		default:
 			plan.drop = true
 			stuck = append(stuck, s.ID.String()[:8])
 		}
 		plans = append(plans, plan)
 	}
 	if len(stuck) > 0 && !drop {
-		return nil, fmt.Errorf("keys %v can only be changed with their passwords: open the repository with each and change it by `cutbank key passwd`, or let them be removed", stuck)
+		return nil, fmt.Errorf("keys %v are not signed by the owner, and can only be changed by who opens the repository with them: do that, and change them by `cutbank key passwd`, or let them be removed", stuck)
 	}
 	if len(plans) > 0 && !slices.ContainsFunc(plans, func(p keyPlan) bool { return !p.drop }) && !slices.ContainsFunc(states, func(s *keyState) bool {
 		return s.there && !s.writes && !slices.ContainsFunc(plans, func(p keyPlan) bool { return p.state == s })
@@ -281,9 +288,9 @@ func (r *Repo) rewrap(p keyPlan, ring *seal.Ring) (to keyOwner, obj []byte, err 
 // they come from its password.
 func (r *Repo) spareOf(p keyPlan) (spare [32]byte, public []byte, err error) {
 	f := p.file
-	if f.Spare != nil && p.state.public != nil {
+	if f.Spare != nil && r.ownersKey(f) == nil {
 		spare, err = f.spare(r.k)
-		return spare, p.state.public, err
+		return spare, f.Public, err
 	}
 	if r.opt.Password == nil {
 		return spare, nil, fmt.Errorf("%s: its password is needed: %w", keyName(f.ID), ErrKey)

@@ -244,6 +244,10 @@ func (c *checker) open(name string, kind seal.Kind, p []byte) error {
 		_, err := c.r.parseRecord(name, id, p)
 		return err
 	}
+	if ownersKinds[kind] {
+		_, err := c.r.openOwners(name, kind, p)
+		return err
+	}
 	_, err := c.r.k.OpenAs(name, kind, p)
 	return formatError(err)
 }

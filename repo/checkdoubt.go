@@ -121,8 +121,8 @@ func (r *Repo) alive(ctx context.Context, id ID) bool {
 		return false
 	}
 	name := "forgotten/" + id.String()
-	o, err := r.object(ctx, name, seal.KindForgotten)
-	if err != nil || o.Writer != r.k.Owner() {
+	o, err := r.ownersObject(ctx, name, seal.KindForgotten)
+	if err != nil {
 		return true
 	}
 	var f Forgotten

@@ -11,6 +11,7 @@ import (
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
+	"github.com/cutbankfs/cutbank/index"
 )
 
 // pieceSize is how much of a pack is held at once in bytes, but for a frame that
@@ -46,9 +47,36 @@ func (c *checker) prove(ctx context.Context, name pack.Name) packState {
 			err = rerr
 		}
 	}
+	if err == nil && p.t != nil {
+		err = c.listing(ctx, p.t)
+	}
 	p.st.err = err
 	p.st.lost = p.st.lost || err != nil && !errors.Is(err, chunk.ErrCorrupt)
 	return p.st
+}
+
+// listing compares what the index knows of a pack with t, which the pack says of
+// itself. Where nobody has contradicted a false listing the true one is published
+// here. A writer who lists other chunks of its own pack than it holds is damage:
+// what is in the pack was proven, but nobody must lean on what is listed.
+func (c *checker) listing(ctx context.Context, t *pack.Trailer) error {
+	info, ok, err := c.r.ix.Pack(t.Name)
+	if err != nil || !ok || info.Listing == index.ListingOf(t) || info.Listing == ([16]byte{}) {
+		return err
+	}
+	if err := c.r.ix.Add(t); err != nil {
+		return err
+	}
+	if c.r.ownerOnly("") == nil {
+		if err := c.r.ix.Publish(ctx, []*pack.Trailer{t}); err != nil {
+			return err
+		}
+	}
+	if info.Writer != t.Writer {
+		c.r.opt.Logf("%s: writer %s has listed it falsely, it is writer %s's", t.Name.Object(), seal.WriterID(info.Writer), seal.WriterID(t.Writer))
+		return nil // its own writer has done nothing wrong
+	}
+	return fmt.Errorf("%s: its writer %s has listed other chunks of it than it holds: %w", t.Name.Object(), seal.WriterID(t.Writer), chunk.ErrCorrupt)
 }
 
 func (c *checker) size(name pack.Name) int64 {

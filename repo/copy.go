@@ -3,19 +3,24 @@ package repo
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
 	"github.com/cutbankfs/cutbank/repo/tree"
 )
 
 // OriginOf names what a snapshot of this repository is in all repositories: two
 // snapshots of equal origin are the same one, copied or not. So copying can go
-// back and forth, and round in circles, without making anything twice.
+// back and forth, and round in circles, without making anything twice. Of a writer
+// who is not trusted (see Trusts) each snapshot is one of its own: one that says to
+// be another's copy would keep that from being copied.
 func (r *Repo) OriginOf(s *Snapshot) Origin {
-	if s.Origin != nil {
+	if s.Origin != nil && r.Trusts(s) {
 		return *s.Origin
 	}
 	return Origin{r.cfg.Repo, s.ID}
@@ -55,7 +60,9 @@ func (r *Repo) CopyRecord(ctx context.Context, s *Snapshot) (*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if c.Origin != nil {
+	own := Origin{r.cfg.Repo, s.ID}
+	if r.OriginOf(s) != own {
+		c.Seen = s.Seen
 		return c, nil
 	}
 	if was, err := r.parseRecord(name, s.ID, p); err != nil {
@@ -63,7 +70,15 @@ func (r *Repo) CopyRecord(ctx context.Context, s *Snapshot) (*Snapshot, error) {
 	} else if was == nil || was.Tree != s.Tree {
 		return nil, fmt.Errorf("%s is not what it was: %w", name, chunk.ErrCorrupt)
 	}
-	c.Copied, c.Origin = p, &Origin{r.cfg.Repo, s.ID}
+	c.Copied, c.Origin = p, &own
+	if s.Writer != r.k.Owner().String() {
+		c.Seen = s.ModTime
+	}
+	// It holds the original, and must not be what a reader refuses. What the caller
+	// adds takes less than the rest.
+	if body, err := json.Marshal(c); err != nil || len(body) > seal.MaxRecord-64<<10 {
+		return nil, errors.Join(err, fmt.Errorf("%s: a record of %d bytes leaves no room for what its copy says besides: %w", name, len(p), chunk.ErrCorrupt))
+	}
 	return c, nil
 }
 

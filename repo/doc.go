@@ -88,7 +88,9 @@
 //	(8) Then remove condemned/<c>.<n>, then condemned/<c>.
 //
 // A condemned pack never comes back, under its name or otherwise. Where listings
-// lag behind, that long is waited before (2), (4) and (5). A record that cannot be
+// lag behind, that long is waited before (2), (4), (5) and (8), as a writer waits
+// before its (2). A condemned/<c>.<n> without condemned/<c> says nothing: a listing
+// may have missed the record, and another pruner be at it. A record that cannot be
 // read, or a page, stops all this before anything is removed: nobody knows what it
 // needs. Which packs are worth condemning is decided beforehand (pruneplan.go), by
 // marks that may be old: packs of which nothing is needed, with a frame less than
@@ -143,6 +145,18 @@
 // its epochs: contents until they are stored anew (RewriteEpochs), records until
 // they are forgotten.
 //
+// # Copies
+//
+// A copy of a snapshot in another repository has an ID of its own and is signed by
+// the copier. Its record says all that the original's says, and holds that one
+// (copied), with its repository and ID (origin), as it was first made: a copy of a
+// copy names the same original. Two snapshots of one origin are one snapshot, which
+// no copier makes twice in a repository.
+//
+// Nothing else ties the two: each repository forgets, prunes and repairs its own.
+// Packs are never copied under their names, not even between repositories with the
+// same secrets: a name is used once (PackCopier).
+//
 // # The ledger
 //
 // Verifying a pack leaves an entry: when, how deep (hash: the closing hash; then
@@ -170,15 +184,18 @@
 // revocation lists by ID and hash. Others are whole and refused (ErrRefused): no
 // list shows them, and they hold no chunk. Where a newer word about the writer
 // cannot be read, nothing of the writer's is refused, and the records in question
-// are errors, which keep prune from deciding. Tombstones count from the owner
-// only, as do marks, forgotten and condemned records, ledgers and what segments
-// drop.
+// are errors, which keep prune from deciding until that object is removed.
+// Tombstones count from the owner only, as do marks, forgotten and condemned
+// records, ledgers and what segments drop.
 //
 // A pack's trailer proves who wrote it, not that the frames hold what it lists. A
 // writer leans only on packs of the owner, its own, those of trusted writers, and
-// those that the owner has read whole (ledger). A reader takes no place of a
-// chunk on trust: what lies there is hashed, and if it is not the chunk the next
-// place is tried.
+// those that the owner has read whole (ledger) and found listed as they are. Where
+// listings of one pack differ, its own trailer decides (package index). A reader
+// takes no place of a chunk on trust: what lies there is hashed, and if it is not
+// the chunk the next place is tried. In the same way a snapshot's word about others
+// counts from the owner, oneself and trusted writers only: that it is a copy of
+// another, and that a file has not changed since.
 //
 // In append-only mode the keys in the repository hold rings without the owner's
 // seed: they read everything, and add as a registered, trusted writer. The
@@ -193,22 +210,40 @@
 //
 // A thief of the storage (a stolen disk, a curious provider) sees the number,
 // sizes and times of objects, the lengths of stored frames, which writer signed
-// what, labels of keys, and so how much is backed up, when, and how much changes.
-// It learns no content, name, size of a file, or chunk ID, and cannot confirm a
-// guess: IDs are keyed, boundaries depend on a secret, chunks are compressed and
-// sealed in groups. It can try passwords at leisure: argon2id makes each try cost
-// 64 MiB and a tenth of a second, and only a good password withstands that. With
-// `init --no-password` the ring lies beside the data, and only rot is guarded
+// what, which packs came with which snapshot, labels of keys, and so how much is
+// backed up, when, and how much changes. It learns no content, name, size of a
+// file, or chunk ID, and no single object confirms a guess: IDs are keyed,
+// boundaries depend on a secret, chunks are compressed and sealed in groups. But
+// lengths add up: that some large files which it knows were stored at once is
+// likely from the sum. It can try passwords at leisure: argon2id makes each try
+// cost 64 MiB and a tenth of a second, and only a good password withstands that.
+// With `init --no-password` the ring lies beside the data, and only rot is guarded
 // against.
 //
 // Who can write to the storage can destroy: remove or overwrite anything, all of
 // it. Any changed byte is noticed, by a hash without keys and by signature and
-// AEAD with them. A removed record is not missed, nor is a repository that was
-// put back as a whole to an older state: that brings back a password that was
-// removed, and the word that a revoked writer may write. Against that there are
-// copies elsewhere, object locks, and storage that does not let nodes delete.
-// Junk under our names is passed over, or stops a command with its name; it hides
-// nothing that is there.
+// AEAD with them; but a key's file may lose the owner's signature, as those of
+// older programs have none, and is then given nothing more, which `key rotate`
+// tells. A removed record is not missed, nor is a repository that was put back as
+// a whole to an older state: that brings back a password that was removed, and the
+// word that a revoked writer may write. A key alone that is put back is given
+// nothing. Against all that there are copies elsewhere, object locks, and storage
+// that does not let nodes delete.
+//
+// Junk under our names hides nothing that is there. It is passed over, or stops a
+// command, which names it: verify names all, and it may be removed from the
+// storage. In the place of a record `forget --damaged` removes it, of a condemned
+// one `prune --discard-damaged`. Junk in the place of a mark keeps the rules of
+// forget from that snapshot, in the place of parity keeps its pack from having any
+// (repair renews it), and behind a writer's last word keeps prune from deciding
+// about that writer. A heartbeat put again and again keeps prune waiting: a shorter
+// --grace does not wait for it.
+//
+// Where no password is configured, a program opens what needs none, and asks for
+// one only otherwise. So a whole repository of somebody else's, with an open key,
+// can stand in the place of one whose password is typed in: that it was not asked
+// for is all that shows it. A password from a file, the environment or a command
+// opens no such key.
 //
 // Who listens on the network between a node and the storage is a thief of the
 // storage who saw only what passed; who can change what passes is one who can
@@ -216,7 +251,7 @@
 //
 // A thief of a write-only node (its credential) can add: snapshots under its
 // names until it is revoked, and any amount of junk, until the storage is full
-// (prune frees it). It can decrypt no content, name or record, also not those
+// (prune frees the packs among it). It can decrypt no content, name or record, also not those
 // that the node stored, and what it kept locally opens with its own seed: that
 // tells names, sizes and times of the last snapshots' files, which stood on that
 // machine anyway. It sees the config, the splitter's secret included, chunk IDs,
@@ -226,14 +261,23 @@
 // As it signs as the node, it can spoil what the node itself stores later, by
 // packs that lie: verify names them, revoking the writer ends that. It cannot
 // spoil what others store, unless it is trusted: then as far as others leaned on
-// its packs. It can put intents and take names of snapshots that writers have
+// its packs. Its snapshots may be the latest of names that others use too, and
+// refer to pages and chunks that are nowhere: prune then names the snapshot and
+// removes nothing until it is forgotten, or tells that chunks are missing. Where
+// forget keeps a number of the last ones, it pushes out older ones of that node;
+// where it keeps one for each day or hour, it does so only as time goes by
+// (Policy). It can put intents and take names of snapshots that writers have
 // announced: that delays prune, and makes a snapshot fail loudly and be repeated.
 // It removes nothing that the storage does not let it remove.
 //
 // A thief of a full node, or of a password and the storage, reads everything,
 // past and to come, and without append-only mode does all that the owner does.
 // In append-only mode it adds lies that others lean on (verify names them), and
-// it forgets, prunes and marks nothing. Removing its password does not take back
+// it forgets, prunes and marks nothing. Who opens the repository with the same
+// password it can lead to a ring of its own making, with another owner: what they
+// store then is signed by strangers to everybody else, which verify with the
+// owner's credential tells. So each node is better given a password of its own, or
+// a write-only credential. Removing its password does not take back
 // what it has read, nor the secrets in the ring: `key rotate` seals new data for
 // a key that it does not have, but chunk IDs and lists stay what they are.
 //

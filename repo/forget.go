@@ -36,10 +36,10 @@ func (r *Repo) Forget(ctx context.Context, ids []ID) (ForgetResult, error) {
 		switch st {
 		case doListRecords:
 			records, err = r.names(ctx, "snapshots/")
+		case doCatchUp:
+			err = r.wait(ctx, r.b.Lag())
 		case doListIntents:
-			if err = r.wait(ctx, r.b.Lag()); err == nil {
-				intents, err = r.intents(ctx)
-			}
+			intents, err = r.intents(ctx)
 		case doRemoveRecord:
 			for _, id := range ids {
 				if _, ok := records[id.String()]; !ok {

@@ -88,6 +88,7 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	r, err := open(ctx, b, k, key, opt)
 	if err == nil {
 		r.use(ctx, u)
+		r.reserve()
 	}
 	return r, err
 }

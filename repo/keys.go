@@ -1,6 +1,8 @@
 package repo
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -9,7 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -89,6 +91,14 @@ func (f *keyFile) recipient(stretched [32]byte) (*seal.Recipient, error) {
 	return seal.NewRecipient(chunk.Derive(purpose, stretched[:]))
 }
 
+// cost is in proportion to what trying a password takes.
+func (f *keyFile) cost() uint64 {
+	if f.KDF == "none" {
+		return 0
+	}
+	return max(1, uint64(f.Passes)*uint64(f.Memory))
+}
+
 func keyGCM(key [32]byte) (cipher.AEAD, error) {
 	b, err := aes.NewCipher(key[:])
 	if err != nil {
@@ -131,7 +141,7 @@ func newKey(k *seal.Keys, r *seal.Ring, id ID, password, label string, now time.
 			return nil, nil, err
 		}
 	}
-	u := &unlocked{id: id, ring: r, writes: roleOf(r) == roleWriter}
+	u := &unlocked{id: id, ring: r, writes: roleOf(r) == roleWriter, open: password == ""}
 	if u.recipient, err = f.recipient(stretched); err != nil {
 		return nil, nil, err
 	}
@@ -195,6 +205,7 @@ type unlocked struct {
 	ring      *seal.Ring
 	recipient *seal.Recipient
 	writes    bool // it is a write-only node's: nobody gives it anything
+	open      bool // it needs no password: its ring lies beside the data
 }
 
 // unwrap opens the ring; a wrong password is ErrKey.
@@ -218,10 +229,13 @@ func (f *keyFile) unlock(stretch func() ([32]byte, error)) (*unlocked, error) {
 			return nil, err
 		}
 	}
-	u := &unlocked{id: f.ID, ring: &seal.Ring{}, writes: f.Role == roleWriter}
+	u := &unlocked{id: f.ID, ring: &seal.Ring{}, open: f.KDF == "none"}
 	if err := json.Unmarshal(plain, u.ring); err != nil {
 		return nil, fmt.Errorf("%s: %w", keyName(f.ID), chunk.ErrCorrupt)
 	}
+	// The role is not proven. Where a ring is given its epochs later, believing
+	// it would make a repository look empty.
+	u.writes = f.Role == roleWriter && f.KDF != kdfGiven && writeOnly(u.ring)
 	var err error
 	u.recipient, err = f.recipient(stretched)
 	return u, err
@@ -358,14 +372,19 @@ func noStart(ctx context.Context, b backend.Backend, lost string) error {
 	return fmt.Errorf("%s: %w", b, ErrNoRepo)
 }
 
-// readKeys returns the key files, those that need no password first, and what
-// is damaged.
+// readKeys returns the key files, and what is damaged. Those that need no password
+// come first, then those that cost least to try: nobody can put one there that
+// keeps the others waiting for long.
 func readKeys(ctx context.Context, b backend.Backend) (files []*keyFile, damaged, err error) {
 	for info, err := range b.List(ctx, "keys/") {
 		if err != nil {
 			return nil, nil, err
 		}
 		if _, _, grant := grantID(info.Name); grant {
+			continue
+		}
+		if err := keySize(info); err != nil {
+			damaged = errors.Join(damaged, err)
 			continue
 		}
 		p, err := b.Get(ctx, info.Name, 0, -1)
@@ -382,13 +401,18 @@ func readKeys(ctx context.Context, b backend.Backend) (files []*keyFile, damaged
 		}
 		files = append(files, f)
 	}
-	sort.Slice(files, func(i, j int) bool {
-		if (files[i].KDF == "none") != (files[j].KDF == "none") {
-			return files[i].KDF == "none"
-		}
-		return files[i].ID.String() < files[j].ID.String()
+	slices.SortFunc(files, func(a, b *keyFile) int {
+		return cmp.Or(cmp.Compare(a.cost(), b.cost()), bytes.Compare(a.ID[:], b.ID[:]))
 	})
 	return files, damaged, nil
+}
+
+// keySize refuses what is too large for a key or a grant.
+func keySize(info backend.Info) error {
+	if info.Size <= maxCredential {
+		return nil
+	}
+	return fmt.Errorf("%s: %d bytes are too much for a key: %w", info.Name, info.Size, chunk.ErrCorrupt)
 }
 
 // ownerOnly refuses what only the owner's key may do.

@@ -63,8 +63,12 @@ func (r *Repo) keyStates(ctx context.Context) (states []*keyState, damaged, err 
 		return nil, nil, err
 	}
 	var grants []*keyGrant
-	for part := range infos {
+	for part, info := range infos {
 		name := "keys/" + part
+		if err := keySize(info); err != nil {
+			damaged = errors.Join(damaged, err)
+			continue
+		}
 		p, err := r.b.Get(ctx, name, 0, -1)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
@@ -138,9 +142,9 @@ func (r *Repo) ownersKey(f *keyFile) error {
 }
 
 func (r *Repo) grantIn(name string, p []byte) (*keyGrant, error) {
-	o, err := r.k.OpenAs(name, seal.KindKey, p)
+	o, err := r.openOwners(name, seal.KindKey, p)
 	if err != nil {
-		return nil, formatError(err)
+		return nil, err
 	}
 	return r.parseGrant(name, o)
 }
@@ -245,7 +249,7 @@ func matchKey(states []*keyState, prefix string) (*keyState, error) {
 	}
 	switch {
 	case len(found) == 0:
-		return nil, fmt.Errorf("no key %q: `cutbank key list` shows them", prefix)
+		return nil, fmt.Errorf("no key %q: %w; `cutbank key list` shows them", prefix, fs.ErrNotExist)
 	case len(found) > 1:
 		return nil, fmt.Errorf("%q fits %d keys: give more digits", prefix, len(found))
 	}
@@ -271,8 +275,11 @@ func (r *Repo) RemoveKey(ctx context.Context, prefix string) (ID, error) {
 	if err != nil {
 		return ID{}, err
 	}
-	if s.there && !slices.ContainsFunc(states, func(o *keyState) bool { return o != s && o.there && !o.writes }) {
-		return ID{}, fmt.Errorf("%s is the only key that opens: without it nothing could be read; add another first", s.ID)
+	// Of a key that the owner did not sign nobody knows whether it opens, unless
+	// it has just done so.
+	opens := func(o *keyState) bool { return o != s && o.there && !o.writes && (o.public != nil || o.Current) }
+	if s.there && !slices.ContainsFunc(states, opens) {
+		return ID{}, fmt.Errorf("%s is the only key that is known to open: without it nothing could be read; add another first", s.ID)
 	}
 	if err := r.noteRemoved(ctx, s.ID); err != nil {
 		return s.ID, err

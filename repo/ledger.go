@@ -129,20 +129,42 @@ func (r *Repo) Verified(ctx context.Context) (map[pack.Name]LedgerEntry, error) 
 
 func (r *Repo) readLedgers(ctx context.Context) (*ledgers, error) {
 	l := &ledgers{packs: map[pack.Name]*history{}}
-	for info, err := range r.b.List(ctx, "ledger/") {
-		if err != nil {
+	seen := map[string]struct{}{}
+	for {
+		gone, err := r.readMoreLedgers(ctx, l, seen)
+		if err != nil || !gone {
+			return l, err
+		}
+		// What was merged meanwhile is in a ledger that the listing may have
+		// missed.
+		if err := r.wait(ctx, r.b.Lag()); err != nil {
 			return nil, err
 		}
+	}
+}
+
+// readMoreLedgers reads the ledgers that were not seen yet, and reports whether
+// one of them is gone.
+func (r *Repo) readMoreLedgers(ctx context.Context, l *ledgers, seen map[string]struct{}) (gone bool, err error) {
+	for info, err := range r.b.List(ctx, "ledger/") {
+		if err != nil {
+			return false, err
+		}
+		if _, ok := seen[info.Name]; ok {
+			continue
+		}
+		seen[info.Name] = struct{}{}
 		body, err := r.ledger(ctx, info)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // merged meanwhile; the merged one holds what counts
+			gone = true
+			continue
 		}
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil, ctx.Err()
+				return false, ctx.Err()
 			}
 			if !unproven(err) && !errors.Is(err, ErrFormat) {
-				return nil, err
+				return false, err
 			}
 			r.opt.Logf("%v", err)
 			continue
@@ -153,7 +175,7 @@ func (r *Repo) readLedgers(ctx context.Context) (*ledgers, error) {
 			l.add(&body.Entries[i])
 		}
 	}
-	return l, nil
+	return gone, nil
 }
 
 func (l *ledgers) add(e *LedgerEntry) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"hash/maphash"
+	"math/bits"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -21,6 +23,11 @@ import (
 // that has been walked, what is below it would be lost. IDs are hashes under a
 // secret key; who holds that key can make two equal ones of his own, but not one
 // equal to a given one. A chunk takes 12 to 24 bytes, a page twice that.
+//
+// A page may refer to any ID, to such as nothing hashes to, too. So where an ID
+// stands in the table depends on a seed that nobody knows, or a hostile page could
+// make all that it names stand in one row, and a search take hours. And a page's
+// ID that is like another's in those bits has no bytes: marking it is an error.
 type liveSet struct {
 	chunks [markShards]idSet
 	pages  [markShards]idSet
@@ -33,6 +40,7 @@ const markShards = 64
 type idSet struct {
 	mu    sync.Mutex
 	words int // of a key
+	seed  [2]uint64
 	slots []uint64
 	n     int
 	held  int
@@ -40,8 +48,11 @@ type idSet struct {
 
 func newLiveSet() *liveSet {
 	m := &liveSet{}
+	seed := maphash.MakeSeed()
+	secret := [2]uint64{maphash.String(seed, "0"), maphash.String(seed, "1")}
 	for i := range m.chunks {
 		m.chunks[i].words, m.pages[i].words = 1, 2
+		m.chunks[i].seed, m.pages[i].seed = secret, secret
 	}
 	return m
 }
@@ -132,7 +143,11 @@ func key(id *chunk.ID) (lo, hi uint64) {
 // find returns the slot of a key, or the free one where it would be.
 func (s *idSet) find(lo, hi uint64) int {
 	n := uint64(len(s.slots) / s.words)
-	for i := (lo >> 2) & (n - 1); ; i = (i + 1) & (n - 1) {
+	if s.words == 1 {
+		hi = 0
+	}
+	a, b := bits.Mul64(lo^s.seed[0], hi^s.seed[1])
+	for i := (a ^ b) & (n - 1); ; i = (i + 1) & (n - 1) {
 		at := int(i) * s.words
 		if s.slots[at] == 0 || s.slots[at]&^2 == lo && (s.words == 1 || s.slots[at+1] == hi) {
 			return at

@@ -182,6 +182,11 @@ func (p *repairer) page(ctx context.Context, id chunk.ID, kind tree.PageKind) (*
 	if !ok {
 		var err error
 		if b, err = p.r.store.Page(ctx, id); err != nil {
+			if gone(err) {
+				if serr := p.suspect(ctx, id, err); serr != nil {
+					return nil, nil, serr
+				}
+			}
 			return nil, nil, err
 		}
 	}

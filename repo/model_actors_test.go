@@ -23,7 +23,7 @@ func (sp *spec) label(who string, i int, format string, args []any) string {
 // successors appends all states that one step of any actor leads to.
 func (sp *spec) successors(c setup, s *world, dst []next) []next {
 	for i := range s.w {
-		dst = s.arrive(i, sp.writer(c, s, i, dst))
+		dst = sp.arrive(s, i, sp.writer(c, s, i, dst))
 	}
 	for i := range s.p {
 		dst = sp.pruner(s, i, dst)
@@ -90,26 +90,37 @@ func (sp *spec) writer(c setup, from *world, i int, dst []next) []next {
 	switch st := steps[w.pc]; st {
 	case doAnnounce:
 		s.intent |= me
+		sp.come(&s.fresh.intents, me)
 		advance()
+		add(s, "%s", st)
+	case doCatchUp:
+		if s.catchUp(&w.await) {
+			advance()
+		}
 		add(s, "%s", st)
 	case doListCondemned:
-		w.cond = s.condemned()
 		advance()
-		add(s, "%s", st)
+		s.list(s.conds(), s.fresh.conds, 0, func(s world, recs uint8) {
+			s.w[i].cond = s.packsOf(recs)
+			add(s, "%s: %08b", st, s.w[i].cond)
+		})
 	case doListPacks:
-		for p := uint8(1); p != 0; p <<= 1 {
-			if sp.mayHold(s.exists&p != 0, w.cond&p != 0) {
-				w.usable |= p
-			}
-		}
 		advance()
-		add(s, "%s", st)
+		s.list(s.exists, s.fresh.packs, s.fresh.ghosts, func(s world, packs uint8) {
+			w := &s.w[i]
+			for p := uint8(1); p != 0; p <<= 1 {
+				if sp.mayHold(packs&p != 0, w.cond&p != 0) {
+					w.usable |= p
+				}
+			}
+			add(s, "%s: %08b", st, packs)
+		})
 	case doStore:
 		sp.store(&s, i, add, advance)
 	case doCommit:
 		sp.commit(c, from, i, add)
 	case doWithdraw:
-		s.intent &^= me
+		s.withdraw(me)
 		advance()
 		if int(w.pc) == len(steps) {
 			w.stopped = true
@@ -120,13 +131,13 @@ func (sp *spec) writer(c setup, from *world, i int, dst []next) []next {
 }
 
 // condemned returns the packs that somebody has condemned.
-func (s *world) condemned() (packs uint8) {
-	for _, c := range s.cond {
-		if c.there {
-			packs |= c.packs
-		}
-	}
-	return packs
+func (s *world) condemned() (packs uint8) { return s.packsOf(s.conds()) }
+
+// withdraw removes an intent. That a listing may still show it does no harm: for
+// its writer, or for its tombstone, one looks where its record would be.
+func (s *world) withdraw(writer uint8) {
+	s.intent &^= writer
+	s.fresh.intents &^= writer
 }
 
 // store adopts unlisted packs, and stores in one pack what no usable pack holds.
@@ -160,6 +171,7 @@ func (sp *spec) store(s *world, i int, add func(world, string, ...any), advance 
 			return
 		}
 		w.fresh = name
+		sp.come(&s.fresh.packs, name)
 		if sp.segmentFirst {
 			s.used |= name
 			s.content[bits.TrailingZeros8(name)] = missing
@@ -190,7 +202,7 @@ func (sp *spec) commit(c setup, from *world, i int, add func(world, string, ...a
 		case lost, failed:
 			w.doubt = false
 			w.stopped = true
-			s.intent &^= 1 << i
+			s.withdraw(1 << i)
 		case uncertain:
 			w.doubt = true
 		}
@@ -215,6 +227,7 @@ func (sp *spec) commit(c setup, from *world, i int, add func(world, string, ...a
 	}
 	if free {
 		s.record[i] = uint8(aRecord)
+		sp.come(&s.fresh.records, 1<<i)
 		s.w[i].committedAt = true
 	}
 	if c.retry {
@@ -230,7 +243,7 @@ func (sp *spec) commit(c setup, from *world, i int, add func(world, string, ...a
 }
 
 // arrive lets a Put that was under way arrive, whatever became of its writer.
-func (s *world) arrive(i int, dst []next) []next {
+func (sp *spec) arrive(s *world, i int, dst []next) []next {
 	if !s.w[i].flight {
 		return dst
 	}
@@ -238,6 +251,7 @@ func (s *world) arrive(i int, dst []next) []next {
 	t.w[i].flight = false
 	if recordState(t.record[i]) == noRecord {
 		t.record[i] = uint8(aRecord)
+		sp.come(&t.fresh.records, 1<<i)
 		t.w[i].committedAt = true
 	}
 	return append(dst, next{t, "a record that was under way arrives"})
@@ -250,7 +264,7 @@ const (
 )
 
 // mergeOrder is that of index.DB.Merge and Compact, with doListPacks in it.
-var mergeOrder = []step{doReadSegments, doListPacks, doPutMerged, doRemoveSegments}
+var mergeOrder = []step{doReadSegments, doCatchUp, doListPacks, doPutMerged, doRemoveSegments}
 
 // merger puts all segments that are there together, once.
 func (sp *spec) merger(from *world, i int, dst []next) []next {
@@ -273,8 +287,16 @@ func (sp *spec) merger(from *world, i int, dst []next) []next {
 				m.adopted |= 1 << w
 			}
 		}
+	case doCatchUp:
+		if !s.catchUp(&m.await) {
+			m.pc--
+		}
 	case doListPacks:
-		m.packs = s.exists
+		s.list(s.exists, s.fresh.packs, s.fresh.ghosts, func(s world, packs uint8) {
+			s.m[i].packs = packs
+			dst = append(dst, next{s, sp.label("merger", i, "%s: %08b", []any{st, packs})})
+		})
+		return dst
 	case doPutMerged:
 		if sp.mergeLate {
 			m.segment, m.merged = s.segment, s.mergedThere

@@ -28,16 +28,24 @@ func (sp *spec) pruner(from *world, i int, dst []next) []next {
 		sp.listWriters(&s, i, add)
 	case doResolve:
 		sp.resolve(from, i, add)
+	case doCatchUp:
+		if s.catchUp(&p.await) {
+			p.step()
+		}
+		add(s, "%s", st)
 	case doListRecords:
 		if p.micro == 0 {
-			p.snaps = 0
+			there := uint8(0)
 			for r := range records {
 				if s.record[r] != uint8(noRecord) {
-					p.snaps |= 1 << r
+					there |= 1 << r
 				}
 			}
 			p.micro = 1
-			add(s, "list snapshots/")
+			s.list(there, s.fresh.records, 0, func(s world, seen uint8) {
+				s.p[i].snaps = seen
+				add(s, "list snapshots/: %03b", seen)
+			})
 			break
 		}
 		p.live = 0
@@ -49,13 +57,17 @@ func (sp *spec) pruner(from *world, i int, dst []next) []next {
 		p.step()
 		add(s, "list forgotten/ and mark %02b", p.live)
 	case doListCondemned:
-		p.cond = s.condemned()
 		p.step()
-		add(s, "%s: %08b", st, p.cond)
+		s.list(s.conds(), s.fresh.conds, 0, func(s world, recs uint8) {
+			s.p[i].cond = s.packsOf(recs)
+			add(s, "%s: %08b", st, s.p[i].cond)
+		})
 	case doListPacks:
-		p.packs = s.exists
 		p.step()
-		add(s, "%s: %08b", st, p.packs)
+		s.list(s.exists, s.fresh.packs, s.fresh.ghosts, func(s world, packs uint8) {
+			s.p[i].packs = packs
+			add(s, "%s: %08b", st, packs)
+		})
 	case doCopyOut:
 		sp.copyOut(&s, i, add)
 	case doRemovePacks:
@@ -69,27 +81,32 @@ func (sp *spec) pruner(from *world, i int, dst []next) []next {
 func (p *prunerAt) step() { p.pc++; p.micro = 0 }
 
 // mine returns the packs that a pruner works on.
-func (s *world) mine(p *prunerAt) (packs uint8) {
-	for r, c := range s.cond {
-		if p.recs>>r&1 != 0 {
-			packs |= c.packs
-		}
-	}
-	return packs
-}
+func (s *world) mine(p *prunerAt) (packs uint8) { return s.packsOf(p.recs &^ p.blind) }
 
 // condemn takes up what is condemned, then condemns any one pack, all, or none.
 func (sp *spec) condemn(from *world, i int, add func(world, string, ...any)) {
 	s := *from
 	p := &s.p[i]
-	if p.micro == 0 {
+	switch p.micro {
+	case 0:
+		p.micro = 1
+		if sp.partsAlone {
+			p.micro = 2
+		}
+		s.list(s.conds(), s.fresh.conds, 0, func(s world, recs uint8) {
+			s.p[i].recs = recs
+			add(s, "take up records %02b", recs)
+		})
+		return
+	case 2:
 		for r, c := range s.cond {
-			if c.there {
+			if c.there && c.waits && p.recs>>r&1 == 0 {
 				p.recs |= 1 << r
+				p.blind |= 1 << r
 			}
 		}
 		p.micro = 1
-		add(s, "take up records %02b", p.recs)
+		add(s, "take up what other records wait for: %02b", p.blind)
 		return
 	}
 	if p.recs != 0 {
@@ -104,6 +121,7 @@ func (sp *spec) condemn(from *world, i int, add func(world, string, ...any)) {
 	choose := func(packs uint8) {
 		t := s
 		t.cond[i] = condRecord{there: true, packs: packs, used: true}
+		sp.come(&t.fresh.conds, 1<<i)
 		t.p[i].recs |= 1 << i
 		t.p[i].step()
 		add(t, "condemn %08b", packs)
@@ -121,9 +139,11 @@ func (sp *spec) condemn(from *world, i int, add func(world, string, ...any)) {
 func (sp *spec) listWriters(s *world, i int, add func(world, string, ...any)) {
 	p := &s.p[i]
 	if p.micro == 0 {
-		p.seen = s.intent
 		p.micro = 1
-		add(*s, "list intents/: %02b", p.seen)
+		s.list(s.intent, s.fresh.intents, 0, func(s world, seen uint8) {
+			s.p[i].seen = seen
+			add(s, "list intents/: %02b", seen)
+		})
 		return
 	}
 	for r := range s.cond {
@@ -175,9 +195,11 @@ func (sp *spec) resolve(from *world, i int, add func(world, string, ...any)) {
 	}
 	switch p.micro {
 	case 0:
-		p.seen = s.intent
 		p.micro = 1
-		add(s, "list intents/: %02b", p.seen)
+		s.list(s.intent, s.fresh.intents, 0, func(s world, seen uint8) {
+			s.p[i].seen = seen
+			add(s, "list intents/: %02b", seen)
+		})
 	case 1:
 		v := sp.judge(p.seen&me != 0, recordState(s.record[p.at]), true)
 		switch {
@@ -188,12 +210,12 @@ func (sp *spec) resolve(from *world, i int, add func(world, string, ...any)) {
 			nextWriter(p)
 			add(s, "writer %d is resolved: %d", p.at, v)
 		case sp.noTombstone:
-			s.intent &^= me
+			s.withdraw(me)
 			nextWriter(p)
 			add(s, "drop the intent of silent writer %d", p.at)
 		default:
 			if sp.intentFirst {
-				s.intent &^= me
+				s.withdraw(me)
 			}
 			p.micro = 2
 			add(s, "writer %d seems silent", p.at)
@@ -205,7 +227,7 @@ func (sp *spec) resolve(from *world, i int, add func(world, string, ...any)) {
 		p.micro, p.seen = 1, p.seen|me
 		add(s, "put a tombstone for writer %d, look again", p.at)
 	case 3:
-		s.intent &^= me
+		s.withdraw(me)
 		if sp.dropTombstone && recordState(s.record[p.at]) == aTombstone {
 			s.record[p.at] = uint8(noRecord)
 		}
@@ -236,10 +258,14 @@ func (sp *spec) copyOut(s *world, i int, add func(world, string, ...any)) {
 	if !slices.Contains(sp.prune, doListPacks) {
 		held = s.listed() &^ p.cond // what the index knows
 	}
+	mine := s.mine(p) // but for those that are gone
+	if slices.Contains(sp.prune, doListPacks) {
+		mine &= p.packs
+	}
 	var missing uint8
 	for c := uint8(1); c <= 2; c <<= 1 {
 		h := s.holders(c)
-		if p.live&c != 0 && h&s.mine(p) != 0 && h&held == 0 {
+		if p.live&c != 0 && h&mine != 0 && h&held == 0 {
 			missing |= c
 		}
 	}
@@ -278,6 +304,7 @@ func (sp *spec) copyOut(s *world, i int, add func(world, string, ...any)) {
 		return
 	}
 	p.own |= name
+	sp.come(&s.fresh.packs, name)
 	if sp.segmentFirst {
 		s.used |= name
 		s.content[bits.TrailingZeros8(name)] = missing
@@ -298,8 +325,11 @@ func (sp *spec) removePack(s *world, i int, add func(world, string, ...any)) {
 		add(*s, "all packs are removed")
 		return
 	}
-	s.exists &^= m & -m
-	add(*s, "remove pack %08b", m&-m)
+	m &= -m
+	s.exists &^= m
+	s.fresh.packs &^= m
+	sp.come(&s.fresh.ghosts, m)
+	add(*s, "remove pack %08b", m)
 }
 
 // endCondemned removes one record whose packs are gone, first what it waits for.
@@ -315,6 +345,7 @@ func (sp *spec) endCondemned(s *world, i int, add func(world, string, ...any)) {
 			add(*s, "remove what record %d waits for", r)
 		} else {
 			c.there = false
+			s.fresh.conds &^= 1 << r
 			add(*s, "remove record %d", r)
 		}
 		return
@@ -330,14 +361,24 @@ func (sp *spec) tidy(s *world, i int, add func(world, string, ...any)) {
 	case 0:
 		p.snaps = s.forgotten
 		p.micro = 1
+		if sp.lag {
+			p.micro = 4
+		}
 		if p.snaps == 0 {
 			p.done = true
 		}
 		add(*s, "list forgotten/: %03b", p.snaps)
+	case 4:
+		if s.catchUp(&p.await) {
+			p.micro = 1
+		}
+		add(*s, "%s", doCatchUp)
 	case 1:
-		p.seen = s.intent
 		p.micro = 2
-		add(*s, "list intents/: %02b", p.seen)
+		s.list(s.intent, s.fresh.intents, 0, func(s world, seen uint8) {
+			s.p[i].seen = seen
+			add(s, "list intents/: %02b", seen)
+		})
 	case 2, 3:
 		for r := range records {
 			at := uint8(1) << r
@@ -379,18 +420,28 @@ func (sp *spec) forgetter(from *world, dst []next) []next {
 	}
 	switch st := sp.forget[f.pc]; st {
 	case doListRecords:
-		f.seen = 0
+		there := uint8(0)
 		for r := range records {
 			if recordState(s.record[r]) == aRecord {
-				f.seen |= 1 << r
+				there |= 1 << r
 			}
 		}
 		f.pc++
-		add(s, "list snapshots/: %03b", f.seen)
+		s.list(there, s.fresh.records, 0, func(s world, seen uint8) {
+			s.f.seen = seen
+			add(s, "list snapshots/: %03b", seen)
+		})
+	case doCatchUp:
+		if s.catchUp(&f.await) {
+			f.pc++
+		}
+		add(s, "%s", st)
 	case doListIntents:
-		f.intents = s.intent
 		f.pc++
-		add(s, "list intents/: %02b", f.intents)
+		s.list(s.intent, s.fresh.intents, 0, func(s world, seen uint8) {
+			s.f.intents = seen
+			add(s, "list intents/: %02b", seen)
+		})
 	case doRemoveRecord:
 		for r := range records {
 			if f.seen>>r&1 == 0 {

@@ -11,6 +11,11 @@ import (
 // look at one thing or a change of one thing, and may be held up between any two
 // for as long as it takes; an actor that crashed is one that is held up for ever.
 // Clocks have no place: any writer may seem silent to any pruner at any time.
+//
+// Where listings lag, a listing shows what is there, or leaves out all that was put
+// of late, and shows all packs that were removed of late. Late is what nobody began
+// to wait after and has waited for: the lag bounds how long anybody does not see a
+// change.
 
 const (
 	maxWriters = 2
@@ -35,6 +40,7 @@ type world struct {
 	forgotten, intent uint8             // of records, of writers
 	mergedThere       uint8             // merged segments
 	cond              [maxPruners]condRecord
+	fresh             unseen
 	w                 [maxWriters]writer
 	p                 [maxPruners]prunerAt
 	f                 forgetter
@@ -55,6 +61,29 @@ func (s *world) listed() uint8 {
 	return l
 }
 
+// unseen are changes that listings may not show yet.
+type unseen struct {
+	packs, intents, conds, records uint8 // that were put
+	ghosts                         uint8 // packs that were removed
+}
+
+// catchUp makes two steps of waiting, and reports whether it is over: what was put
+// or removed before the first is seen by all after the second.
+func (s *world) catchUp(await *unseen) (over bool) {
+	if *await == (unseen{}) {
+		*await = s.fresh
+		return *await == (unseen{})
+	}
+	f, a := &s.fresh, await
+	f.packs &^= a.packs
+	f.intents &^= a.intents
+	f.conds &^= a.conds
+	f.records &^= a.records
+	f.ghosts &^= a.ghosts
+	*await = unseen{}
+	return true
+}
+
 type condRecord struct {
 	there, waits, used bool
 	packs, wait        uint8
@@ -72,12 +101,14 @@ type writer struct {
 	doubt       bool // it does not know whether its Put succeeded
 	flight      bool // a Put of the record is under way
 	committedAt bool // its record was there at some time
+	await       unseen
 }
 
 // prunerAt makes one run.
 type prunerAt struct {
 	pc, micro uint8
 	recs      uint8 // condemned records it works on
+	blind     uint8 // of them, those whose packs it does not know
 	seen      uint8 // intents it saw
 	snaps     uint8 // records it saw
 	live      uint8 // chunks that are needed
@@ -86,6 +117,7 @@ type prunerAt struct {
 	own       uint8 // packs it stored
 	at        uint8 // writer that it is resolving
 	done      bool
+	await     unseen
 }
 
 // merger puts the segments that it read together.
@@ -95,11 +127,13 @@ type merger struct {
 	adopted, merged uint8 // segments of adopters and other mergers that it read
 	lists, packs    uint8 // what they list; packs that were there
 	done            bool
+	await           unseen
 }
 
 type forgetter struct {
 	pc, seen, intents uint8
 	done              bool
+	await             unseen
 }
 
 // spec is what the actors do: the orders and decisions of the program, or one of
@@ -113,6 +147,7 @@ type spec struct {
 	mayRemoveRecord           func(intent bool) bool
 	isLive                    func(r recordState, forgotten bool) bool
 
+	lag   bool   // listings lag
 	trace bool   // say what happens
 	order []step // of the writers, once known
 
@@ -132,6 +167,7 @@ type spec struct {
 	forgottenFirst bool // what hides a record goes before the record
 	noAdopt        bool // unlisted packs are leaned on without listing them
 	mergeLate      bool // mergers remove segments that came after they had read
+	partsAlone     bool // what a record waits for is taken for the record
 }
 
 func theSpec() spec {
@@ -144,6 +180,7 @@ type setup struct {
 	writers, pruners, mergers int
 	forget                    bool
 	retry                     bool // writers may lose the answer to their commit
+	lag                       bool // listings lag
 }
 
 func (c setup) String() string {
@@ -153,6 +190,9 @@ func (c setup) String() string {
 	}
 	if c.retry {
 		s += ", lost answers"
+	}
+	if c.lag {
+		s += ", listings that lag"
 	}
 	return s
 }
@@ -215,6 +255,42 @@ func (s *world) newPack(reuse uint8) (uint8, bool) {
 		return 0, false
 	}
 	return free & -free, true
+}
+
+// come notes that something was put; listings may not show it yet.
+func (sp *spec) come(unseen *uint8, what uint8) {
+	if sp.lag {
+		*unseen |= what
+	}
+}
+
+// list calls f for each state of things that a listing may show, of those that are
+// there, with those that it may still show although they are gone.
+func (s *world) list(there, unseen, gone uint8, f func(s world, seen uint8)) {
+	f(*s, there)
+	if stale := there&^unseen | gone; stale != there {
+		f(*s, stale)
+	}
+}
+
+// conds returns the condemned records that are there.
+func (s *world) conds() (recs uint8) {
+	for r, c := range s.cond {
+		if c.there {
+			recs |= 1 << r
+		}
+	}
+	return recs
+}
+
+// packsOf returns what condemned records name.
+func (s *world) packsOf(recs uint8) (packs uint8) {
+	for r, c := range s.cond {
+		if recs>>r&1 != 0 {
+			packs |= c.packs
+		}
+	}
+	return packs
 }
 
 func (s *world) put(name, chunks uint8) {

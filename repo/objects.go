@@ -98,9 +98,12 @@ type Snapshot struct {
 	Members []Member        `json:"members,omitempty"` // of a cluster snapshot
 
 	// Of a copy: the stored record of the original, as its repository has it,
-	// and which that is. A copy of a copy names the first original.
-	Copied []byte  `json:"copied,omitempty"`
-	Origin *Origin `json:"origin,omitempty"`
+	// and which that is. A copy of a copy names the first original. Seen is when
+	// its repository's storage saw the original, if another than that repository's
+	// owner wrote it, who may lie about its time.
+	Copied []byte    `json:"copied,omitempty"`
+	Origin *Origin   `json:"origin,omitempty"`
+	Seen   time.Time `json:"seen,omitzero"`
 
 	// Repairs is the damaged snapshot that this one stands in for, and Lost
 	// what of it could not be brought back.
@@ -113,6 +116,7 @@ type Snapshot struct {
 	Dir     string    `json:"-"` // TIME as the mount shows it, unique for the name
 	ModTime time.Time `json:"-"` // by the backend's clock
 	Writer  string    `json:"-"`
+	author  string    // of a copy: who wrote the original, as its envelope says
 	sum     [32]byte  // BLAKE3 of the stored form
 	Pinned  bool      `json:"-"`
 	Expires time.Time `json:"-"`

@@ -80,6 +80,13 @@ func laterSnapshot() *Snapshot {
 	return s
 }
 
+// copiedSnapshot has those that came after the second one.
+func copiedSnapshot() *Snapshot {
+	s := laterSnapshot()
+	s.Seen = sampleTime(15)
+	return s
+}
+
 // samples has every object, with all its fields set.
 func samples() map[string]struct {
 	object string
@@ -106,6 +113,7 @@ func samples() map[string]struct {
 			Public: bytes.Repeat([]byte{4}, 1216), Sealed: []byte("sealed")}},
 		"snapshot":       {"snapshots/" + id.String(), seal.KindSnapshot, seal.ForEpoch, sampleSnapshot()},
 		"snapshot-later": {"snapshots/" + id.String(), seal.KindSnapshot, seal.ForEpoch, laterSnapshot()},
+		"snapshot-copy":  {"snapshots/" + id.String(), seal.KindSnapshot, seal.ForEpoch, copiedSnapshot()},
 		"tombstone":      {"snapshots/" + id.String(), seal.KindTombstone, seal.ForList, &Tombstone{V: 1, ID: id, Time: sampleTime(5), Why: "silent for 3 days"}},
 		"intent":         {"intents/" + id.String(), seal.KindIntent, seal.ForList, &Intent{V: 1, ID: id, Started: sampleTime(6), Beat: 12, Host: "host-1", Program: "cutbank 1", PID: 4711}},
 		"mark":           {"marks/" + id.String() + "-1", seal.KindMark, seal.ForEpoch, &Mark{V: 1, ID: id, Time: sampleTime(7), Op: "tag", Value: "keep", Until: sampleTime(8)}},
@@ -135,6 +143,9 @@ var addedLater = map[string]string{
 	"snapshot.Repairs":      "snapshot-later",
 	"snapshot.Lost":         "snapshot-later",
 	"ledger.Entries.Healed": "ledger-later",
+
+	"snapshot.Seen":       "snapshot-copy",
+	"snapshot-later.Seen": "snapshot-copy",
 }
 
 // wantFilled checks that a sample has all fields of its kind, so that a field

@@ -28,17 +28,24 @@ const (
 
 	doListIntents  step = "list intents/ again"
 	doRemoveRecord step = "remove or hide the record"
+
+	// What was put before it is in every listing that begins after it, and what
+	// was removed in none. It takes the backend's lag, mostly no time at all.
+	doCatchUp step = "wait for listings that lag"
 )
 
 var (
 	// beginOrder and endOrder are the writer's; between them it stores chunks,
 	// each pack before the segment that lists it (chunkstore.Writer).
-	beginOrder = []step{doAnnounce, doListCondemned, doListPacks}
+	beginOrder = []step{doAnnounce, doCatchUp, doListCondemned, doListPacks}
 	endOrder   = []step{doCommit, doWithdraw}
 
-	pruneOrder = []step{doCondemn, doListWriters, doResolve, doListRecords, doListCondemned, doListPacks, doCopyOut, doRemovePacks, doEndCondemned}
+	pruneOrder = []step{
+		doCondemn, doCatchUp, doListWriters, doResolve, doCatchUp, doListRecords, doCatchUp, doListCondemned, doListPacks,
+		doCopyOut, doRemovePacks, doCatchUp, doEndCondemned,
+	}
 
-	forgetOrder = []step{doListRecords, doListIntents, doRemoveRecord}
+	forgetOrder = []step{doListRecords, doCatchUp, doListIntents, doRemoveRecord}
 )
 
 // mayHold reports whether a pack that a listing has counts as a place of its

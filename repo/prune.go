@@ -80,7 +80,7 @@ type PruneResult struct {
 	Left    PackSums // packs condemned, which wait for a writer
 	Parity  PackSums // packs that got parity, and its bytes
 
-	Waiting []Waiting        // the writers that Left waits for
+	Waiting []Waiting        // the writers that Left waits for; of a dry run all that are at work or silent
 	Dead    []ID             // writers that were declared dead
 	Stay    map[string]error // packs that cannot go, because what is needed of them cannot be copied
 
@@ -137,8 +137,11 @@ func (r *Repo) Prune(ctx context.Context, opt PruneOptions) (PruneResult, error)
 	if err := r.ownerOnly("prune"); err != nil {
 		return p.res, err
 	}
-	if err := p.plan(ctx); err != nil || opt.DryRun {
+	if err := p.plan(ctx); err != nil {
 		return p.res, err
+	}
+	if opt.DryRun {
+		return p.res, p.foresee(ctx)
 	}
 	if err := p.run(ctx); err != nil {
 		return p.res, err
@@ -146,6 +149,7 @@ func (r *Repo) Prune(ctx context.Context, opt PruneOptions) (PruneResult, error)
 	if err := r.tidy(ctx); err != nil {
 		return p.res, err
 	}
+	r.reserve()
 	if _, err := r.ix.Compact(ctx); err != nil {
 		return p.res, err
 	}
@@ -158,12 +162,35 @@ func (r *Repo) Prune(ctx context.Context, opt PruneOptions) (PruneResult, error)
 	return p.res, p.damage()
 }
 
+// foresee tells a dry run for whom a run would have to wait now.
+func (p *pruner) foresee(ctx context.Context) error {
+	intents, err := p.r.intents(ctx)
+	if err != nil {
+		return err
+	}
+	for id := range intents {
+		state, err := p.r.stateOf(ctx, id)
+		if err != nil {
+			return err
+		}
+		if state != noRecord {
+			delete(intents, id)
+		}
+	}
+	p.res.Waiting = p.waiting(ctx, intents)
+	return nil
+}
+
 // run goes through the steps. Where the source of a chunk is gone, another
 // pruner has copied it, or its snapshot was forgotten: then the marking and all
 // behind it is done again.
 func (p *pruner) run(ctx context.Context) error {
 	for i, again := 0, false; i < len(pruneOrder); i++ {
-		if err := p.do(ctx, pruneOrder[i]); err != nil {
+		err := p.do(ctx, pruneOrder[i])
+		if isFull(err) && p.r.release() {
+			err = p.do(ctx, pruneOrder[i]) // what removes most has to write a little first
+		}
+		if err != nil {
 			return err
 		}
 		if pruneOrder[i] == doCopyOut && p.gone() && !again {
@@ -186,6 +213,11 @@ func (p *pruner) do(ctx context.Context, st step) error {
 		return p.resolve(ctx)
 	case doListRecords:
 		return p.markRecords(ctx)
+	case doCatchUp:
+		if len(p.records) == 0 || p.ready != nil && len(p.ready) == 0 {
+			return nil // nothing will come of what is listed
+		}
+		return p.see.do(ctx, st)
 	case doListCondemned:
 		return p.see.do(ctx, st)
 	case doListPacks:
@@ -224,6 +256,9 @@ func (p *pruner) damage() error {
 		for _, name := range names {
 			p.res.Stay[name.String()] = p.stay[name]
 		}
+		if full := p.stay[names[0]]; isFull(full) {
+			return fmt.Errorf("%d packs stay, for there was no space to copy what is needed of them; what was removed made some: run prune again, or with --max-repack 0: %w", len(names), full)
+		}
 		errs = append(errs, fmt.Errorf("%d packs stay, as what is needed of them cannot be read (the first: %w); `cutbank repair` may bring it back", len(names), p.stay[names[0]]))
 	}
 	if p.res.Homeless > 0 {
@@ -258,9 +293,6 @@ func (p *pruner) condemn(ctx context.Context) error {
 func (p *pruner) listWriters(ctx context.Context) error {
 	if len(p.records) == 0 {
 		return nil
-	}
-	if err := p.r.wait(ctx, p.r.b.Lag()); err != nil {
-		return err
 	}
 	intents, err := p.r.intents(ctx)
 	if err != nil {
@@ -313,9 +345,6 @@ func (p *pruner) putPart(ctx context.Context, id string, rec *condemnedRecord, w
 func (p *pruner) markRecords(ctx context.Context) error {
 	if len(p.ready) == 0 {
 		return nil
-	}
-	if err := p.r.wait(ctx, p.r.b.Lag()); err != nil {
-		return err
 	}
 	return p.mark(ctx)
 }
@@ -418,28 +447,21 @@ func (p *pruner) eachReady(f func(id string, rec *condemnedRecord) error) error 
 	return nil
 }
 
-// endCondemned removes the records whose packs are all gone, and are seen to be:
-// who finds no record any more must not find its packs in a listing that lags.
+// endCondemned removes the records whose packs are all gone.
 func (p *pruner) endCondemned(ctx context.Context) error {
-	var over []string
-	_ = p.eachReady(func(id string, rec *condemnedRecord) error {
-		if !slices.ContainsFunc(rec.packs, func(name pack.Name) bool { return p.stay[name] != nil }) {
-			over = append(append(over, rec.parts...), "condemned/"+id)
+	return p.eachReady(func(id string, rec *condemnedRecord) error {
+		for _, name := range rec.packs {
+			if p.stay[name] != nil {
+				return nil
+			}
+		}
+		for _, name := range append(slices.Clone(rec.parts), "condemned/"+id) {
+			if err := p.r.b.Remove(ctx, name); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
-	if len(over) == 0 {
-		return nil
-	}
-	if err := p.r.wait(ctx, p.r.b.Lag()); err != nil {
-		return err
-	}
-	for _, name := range over {
-		if err := p.r.b.Remove(ctx, name); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // leave counts a condemned pack that waits, unless it is gone.

@@ -371,13 +371,14 @@ func TestPruneTogether(t *testing.T) {
 	var mu sync.Mutex
 	live := map[ID]bool{}
 	var wg sync.WaitGroup
+	actors := uint64(0)
 	run := func(f func(r *Repo, rnd *rand.Rand)) {
-		n := uint64(len(live))
+		actors++
+		rnd := rand.New(rand.NewPCG(actors, 7))
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
 			r := testOpen(t, b)
-			rnd := rand.New(rand.NewPCG(n, 7))
 			for range 12 {
 				f(r, rnd)
 			}

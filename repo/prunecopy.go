@@ -7,6 +7,7 @@ import (
 	"io/fs"
 
 	"github.com/cutbankfs/cutbank/chunkstore"
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
@@ -58,15 +59,74 @@ func (p *pruner) copyOut(ctx context.Context) (err error) {
 		err = cerr
 	}
 	p.res.Copied += c.w.Stats().Stored
+	if isFull(err) {
+		return p.keepUncopied(ctx, holders, err)
+	}
 	return err
 }
 
-// holders are the packs that a chunk may be left to: there, condemned by nobody,
-// listed in a segment, and to be trusted.
+// keepUncopied is for a full disk. Nothing that this run wanted to copy counts as
+// copied: every pack stays of which something is needed that no other pack held
+// before. The others make room.
+func (p *pruner) keepUncopied(ctx context.Context, holders map[pack.Name]int64, full error) error {
+	left := map[pack.Name]struct{}{}
+	_ = p.eachReady(func(_ string, rec *condemnedRecord) error {
+		for _, name := range rec.packs {
+			left[name] = struct{}{}
+		}
+		return nil
+	})
+	held := func(id chunk.ID) (bool, error) {
+		var room [4]pack.Location
+		locs, err := p.r.ix.Lookup(id, room[:0])
+		for _, l := range locs {
+			if _, ok := holders[l.Pack]; ok {
+				return true, err
+			}
+		}
+		return false, err
+	}
+	err := p.r.ix.EachPack(ctx, func(t *pack.Trailer) error {
+		if _, mine := left[t.Name]; !mine {
+			return ctx.Err()
+		}
+		delete(left, t.Name)
+		for i := range t.Frames {
+			for j := range t.Frames[i].Chunks {
+				ch := &t.Frames[i].Chunks[j]
+				if !p.live.live(t.Kind, &ch.ID) {
+					continue
+				}
+				if ok, err := held(ch.ID); err != nil {
+					return err
+				} else if !ok {
+					p.stay[t.Name] = full
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil && !unproven(err) {
+		return err
+	}
+	for name := range left {
+		if _, there := p.see.packs[name]; there {
+			p.stay[name] = full // what it holds is not known
+		}
+	}
+	return nil
+}
+
+// holders are the packs that a chunk may be left to: there in full length,
+// condemned by nobody, listed in a segment, and to be trusted.
 func (p *pruner) holders(ctx context.Context) (map[pack.Name]int64, error) {
 	holders := p.see.usable()
-	for name := range holders {
-		if !p.r.ix.Listed(name) {
+	for name, size := range holders {
+		info, ok, err := p.r.ix.Pack(name)
+		if err != nil {
+			return nil, err
+		}
+		if !ok || info.Size != size || !p.r.ix.Listed(name) {
 			delete(holders, name)
 		}
 	}

@@ -25,6 +25,7 @@ type candidate struct {
 	size   int64
 	kind   pack.Kind
 	needed int64 // stored bytes that are needed
+	cut    bool  // it has not the length that it was stored with
 	why    reason
 }
 
@@ -80,15 +81,16 @@ func (p *pruner) plan(ctx context.Context) error {
 	if err := pl.sync(ctx); err != nil {
 		return err
 	}
-	p.live, p.marked = newLiveSet(), map[ID]struct{}{}
 	for range lookAgain {
+		p.live, p.marked = newLiveSet(), map[ID]struct{}{}
 		if err := pl.weighAll(ctx); err != nil {
 			return err
 		}
 		if _, _, homeless := p.live.count(); homeless == 0 {
 			break
 		}
-		// Another prune may have moved chunks between two of these looks.
+		// Another prune may have moved chunks between two of these looks, or
+		// removed those of a snapshot that was forgotten since it was marked.
 	}
 	pl.choose()
 	return nil
@@ -124,7 +126,7 @@ func (p *pruner) discard(ctx context.Context) error {
 		return err
 	}
 	for name := range infos {
-		_, err := p.r.object(ctx, "condemned/"+name, kinds["condemned"])
+		_, err := p.r.ownersObject(ctx, "condemned/"+name, kinds["condemned"])
 		if !errors.Is(err, chunk.ErrCorrupt) {
 			continue
 		}
@@ -164,7 +166,11 @@ func (pl *planner) weighAll(ctx context.Context) error {
 	pl.trusted = trusted
 	pl.damaged = func(n pack.Name) bool { e, ok := verified[n]; return ok && !e.OK }
 	if err := pl.r.ix.EachPack(ctx, func(t *pack.Trailer) error {
-		if trusted(t.Name) && !pl.taken[t.Name] {
+		info, there := pl.packs[t.Name]
+		if !there {
+			return ctx.Err()
+		}
+		if trusted(t.Name) && !pl.taken[t.Name] && info.Size == t.Size {
 			pl.weigh(t)
 		} else {
 			pl.last[t.Name] = true
@@ -194,7 +200,7 @@ func (pl *planner) weigh(t *pack.Trailer) {
 		return
 	}
 	pl.seen[t.Name] = struct{}{}
-	c := candidate{name: t.Name, size: info.Size, kind: t.Kind, why: keep}
+	c := candidate{name: t.Name, size: info.Size, kind: t.Kind, cut: info.Size != t.Size, why: keep}
 	for i := range t.Frames {
 		f := &t.Frames[i]
 		var needed, all uint64
@@ -228,7 +234,7 @@ func (pl *planner) consider(c candidate, h pack.Header) {
 	case c.needed == 0:
 		c.why = unneeded
 	case c.why == repack:
-	case pl.damaged(c.name) || pl.opt.Rewrite != nil && pl.opt.Rewrite(chunkstore.PackInfo{Header: h, Size: c.size}):
+	case c.cut || pl.damaged(c.name) || pl.opt.Rewrite != nil && pl.opt.Rewrite(chunkstore.PackInfo{Header: h, Size: c.size}):
 		c.why = repack
 	case c.size < int64(pl.r.store.PackSize(c.kind))/8:
 		c.why = small

@@ -78,7 +78,9 @@ func (p *pruner) judgeAll(ctx context.Context) (map[ID]intentState, error) {
 					return nil, err
 				}
 			}
-			v = judge(at, state, clock.Sub(in.last) > p.opt.Grace)
+			// A sign of life from the future is none: the clock was set back, or
+			// somebody has made up its time to be waited for until then.
+			v = judge(at, state, clock.Sub(in.last).Abs() > p.opt.Grace)
 		}
 		if v == silent {
 			if v, err = p.declareDead(ctx, id); err != nil {
@@ -170,19 +172,21 @@ func (p *pruner) waiting(ctx context.Context, left map[ID]intentState) []Waiting
 	return all
 }
 
-// atWork lists the sessions that may still be writing.
+// atWork lists the sessions that may still be writing. Those that have been silent
+// for longer than the grace are none, by this machine's clock, which is good enough
+// for choosing: what they stored is condemned, and waits for them to be judged.
 func (p *pruner) atWork(ctx context.Context) (map[[16]byte]bool, error) {
 	intents, err := p.r.intents(ctx)
 	if err != nil {
 		return nil, err
 	}
 	sessions := map[[16]byte]bool{}
-	for id := range intents {
+	for id, in := range intents {
 		state, err := p.r.stateOf(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		sessions[id] = state == noRecord
+		sessions[id] = state == noRecord && p.r.opt.Now().Sub(in.last).Abs() <= p.opt.Grace
 	}
 	return sessions, nil
 }

@@ -15,6 +15,9 @@ import (
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
 
+// maxConfig bounds a config's stored form in bytes: what is larger is none.
+const maxConfig = 16 << 20
+
 func configName(n int) string { return "config/" + strconv.Itoa(n) }
 
 // readConfig takes the newest config that proves itself, and what it says of
@@ -37,7 +40,7 @@ func (r *Repo) newestConfig(ctx context.Context) (cfg Config, n int, err error) 
 		if err != nil {
 			return cfg, 0, err
 		}
-		if n, err := strconv.Atoi(strings.TrimPrefix(info.Name, "config/")); err == nil && n > 0 {
+		if n, err := strconv.Atoi(strings.TrimPrefix(info.Name, "config/")); err == nil && n > 0 && info.Size <= maxConfig {
 			ns = append(ns, n)
 		}
 	}
@@ -65,12 +68,9 @@ func (r *Repo) newestConfig(ctx context.Context) (cfg Config, n int, err error) 
 
 // parseConfig proves one config.
 func (r *Repo) parseConfig(name string, p []byte) (cfg Config, err error) {
-	o, err := r.k.OpenAs(name, seal.KindConfig, p)
+	o, err := r.openOwners(name, seal.KindConfig, p)
 	if err != nil {
-		return cfg, formatError(err)
-	}
-	if o.Writer != r.k.Owner() {
-		return cfg, fmt.Errorf("%s is not signed by the owner: %w", name, chunk.ErrCorrupt)
+		return cfg, err
 	}
 	if err := decode(name, o.Body, &cfg); err != nil {
 		return cfg, err

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"io/fs"
 	"slices"
+
+	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
 
 // noteKinds are what is said about other objects. What of it cannot be read
@@ -14,7 +17,8 @@ var noteKinds = []string{"forgotten/", "ledger/", "marks/"}
 // notes removes objects that only say something of others, and that do not prove
 // themselves: a damaged mark may have been a pin, a damaged ledger says no longer
 // which packs were verified, a damaged forgotten record hides nothing any more.
-// Each is told. What a newer program wrote stays.
+// Each is told. What a newer program wrote stays, and what is sealed for a key epoch
+// that this key was not given: others can read it.
 func (p *repairer) notes(ctx context.Context) error {
 	for _, prefix := range noteKinds {
 		infos, err := p.r.names(ctx, prefix)
@@ -27,11 +31,11 @@ func (p *repairer) notes(ctx context.Context) error {
 		}
 		slices.Sort(names)
 		for _, name := range names {
-			_, err := p.r.object(ctx, name, kinds[prefix[:len(prefix)-1]])
+			_, err := p.r.ownersObject(ctx, name, kinds[prefix[:len(prefix)-1]])
 			switch {
-			case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrFormat):
+			case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrFormat), errors.Is(err, seal.ErrNoKey):
 				continue
-			case !unproven(err):
+			case !errors.Is(err, chunk.ErrCorrupt):
 				return err
 			}
 			if !p.opt.DryRun {

@@ -139,6 +139,26 @@ func (p *repairer) note(ctx context.Context, found map[pack.Name]string, healed 
 	return p.r.addLedger(ctx, entries)
 }
 
+// suspect takes the packs that list a page, which could be read from none of them,
+// for damaged. If nobody knew that, what comes back would not be stored, for they
+// list it, and prune would leave it to them.
+func (p *repairer) suspect(ctx context.Context, id chunk.ID, why error) error {
+	locs, err := p.r.ix.Lookup(id, nil)
+	if err != nil {
+		return err
+	}
+	found := map[pack.Name]string{}
+	for _, l := range locs {
+		if _, there := p.packs[l.Pack]; there && p.good(l.Pack) {
+			p.bad[l.Pack], p.stale = why.Error(), true
+			found[l.Pack] = why.Error()
+			p.res.Damaged++
+			p.report(RepairStep{Do: RepairDamaged, Object: l.Pack.Object(), Err: why})
+		}
+	}
+	return p.note(ctx, found, false)
+}
+
 // salvageAll gives what damaged packs still hold other places.
 func (p *repairer) salvageAll(ctx context.Context) error {
 	listed, _, err := p.r.listings(ctx, func(name pack.Name) bool { return !p.good(name) })

@@ -339,6 +339,11 @@ func (r *Repo) parseRecord(name string, id ID, p []byte) (*Snapshot, error) {
 		return nil, fmt.Errorf("%s: %w: %w", name, err, chunk.ErrCorrupt)
 	}
 	s.Writer, s.sum = o.Writer.String(), chunk.Digest(p)
+	if s.Origin != nil {
+		if was, err := seal.Parse(s.Copied); err == nil {
+			s.author = was.Writer.String()
+		}
+	}
 	if err := r.allowed(s); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

@@ -36,8 +36,15 @@ func (s *Snapshot) checkNames() error {
 			return fmt.Errorf("name, label or tag %q", name)
 		}
 	}
+	if len(s.Members) > maxMembers {
+		return fmt.Errorf("%d members", len(s.Members))
+	}
 	return nil
 }
+
+// maxMembers bounds what a record of a few bytes for each member makes its readers
+// keep.
+const maxMembers = 1 << 16
 
 // CheckLabel says what is wrong with a label or tag.
 func CheckLabel(label string) error {

@@ -33,8 +33,8 @@ import (
 // # Groups
 //
 // Each snapshot name is judged by itself, and within it each writer: who may
-// write beside others can push out nobody else's. With one owner on all machines
-// there is one writer.
+// write beside others can push out nobody else's. Copies are judged apart for each
+// writer of the originals. With one owner on all machines there is one writer.
 //
 // A partial snapshot, one with unread paths or members that are not complete,
 // never takes a complete one's place. Each rule is applied twice, to all
@@ -48,7 +48,7 @@ import (
 // nothing has to go because of them: those that expire some day, as they would
 // leave their bucket empty then; and those whose date is not believed. These are
 // dated later than now, or, by a writer other than the owner, more than a day
-// before they were stored. Without the latter a stolen node could at once write
+// before they were stored; so are copies of such. Without the latter a stolen node could at once write
 // a newer snapshot into each of the last thirty days. As it is, it can push out
 // what is older than a day only as fast as time goes by, except where Last
 // counts. Pinned snapshots, and those with a tag to keep, take slots as any.
@@ -161,15 +161,25 @@ func (d *Decision) first(p *Policy, now time.Time) bool {
 			d.keep("tag " + tag)
 		}
 	}
-	switch late := s.ModTime.Sub(s.When()); {
+	switch seen := s.seenBy(p.Owner); {
 	case s.When().After(now.Add(clockSlack)):
 		d.Doubted = true
 		d.keep("dated in the future")
-	case s.Writer != p.Owner && !p.TrustDates && s.ModTime.Unix() > 0 && late > maxDelay:
+	case !p.TrustDates && seen.Unix() > 0 && seen.Sub(s.When()) > maxDelay:
 		d.Doubted = true
-		d.keep("dated " + spanText(late.Truncate(time.Hour)) + " before it was stored")
+		d.keep("dated " + spanText(seen.Sub(s.When()).Truncate(time.Hour)) + " before it was stored")
 	}
 	return !d.Doubted && !expires
+}
+
+// seenBy returns when a storage first saw what a writer whose dates are not
+// believed has written; zero if they are. What the owner copied is as old as the
+// original's storage says.
+func (s *Snapshot) seenBy(owner string) time.Time {
+	if s.Writer == owner {
+		return s.Seen
+	}
+	return s.ModTime
 }
 
 func (d *Decision) keep(why string) {
@@ -185,7 +195,12 @@ func (s *Snapshot) Partial() bool {
 // Group is what a policy is applied to by itself.
 type Group struct{ Name, Writer string }
 
-func groupOf(s *Snapshot) Group { return Group{s.Name, s.Writer} }
+func groupOf(s *Snapshot) Group {
+	if s.author != "" && s.author != s.Writer {
+		return Group{s.Name, s.Writer + " for " + s.author}
+	}
+	return Group{s.Name, s.Writer}
+}
 
 // Emptied returns the groups that would have no snapshot left although one of
 // them has not expired. What will expire does not count as left, nor does what

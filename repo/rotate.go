@@ -144,7 +144,7 @@ func (p *rotation) run(ctx context.Context) error {
 	if err := r.k.AddEpoch(fresh); err != nil {
 		return err
 	}
-	if _, err := r.renewedConfig(ctx); err != nil {
+	if p.cfg, err = r.renewedConfig(ctx); err != nil {
 		return err
 	}
 	return p.tidy(ctx)

@@ -121,21 +121,35 @@ func (r *Repo) adopt(ctx context.Context, usable map[pack.Name]int64) error {
 		// A damaged segment costs nothing but time: its packs list themselves.
 		r.opt.Logf("%v; its packs are read instead, and `cutbank verify` tells more", err)
 	}
-	adopted, err := r.learn(ctx, usable)
-	if err != nil || len(adopted) == 0 {
+	// There may be thousands, if segments were lost: not all are held at once.
+	var adopted []*pack.Trailer
+	publish := func() error {
+		ts := adopted
+		adopted = nil
+		if len(ts) == 0 {
+			return nil
+		}
+		return r.ix.Publish(ctx, ts)
+	}
+	if err := r.learn(ctx, usable, func(t *pack.Trailer) error {
+		if adopted = append(adopted, t); len(adopted) < publishBatch {
+			return nil
+		}
+		return publish()
+	}); err != nil {
 		return err
 	}
-	return r.ix.Publish(ctx, adopted)
+	return publish()
 }
 
-// learn makes known what lies in packs that the index does not know. Packs that
-// vanished or do not prove themselves are taken out of the map.
-func (r *Repo) learn(ctx context.Context, packs map[pack.Name]int64) ([]*pack.Trailer, error) {
-	var learned []*pack.Trailer
+// learn makes known what lies in packs that the index does not know, and calls
+// learned for each. Packs that vanished or do not prove themselves are taken out
+// of the map.
+func (r *Repo) learn(ctx context.Context, packs map[pack.Name]int64, learned func(*pack.Trailer) error) error {
 	for name, size := range packs {
 		info, ok, err := r.ix.Pack(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if ok && info.Size != size {
 			r.opt.Logf("pack %s has %d bytes, its trailer said %d: what it held is stored again", name, size, info.Size)
@@ -148,7 +162,7 @@ func (r *Repo) learn(ctx context.Context, packs map[pack.Name]int64) ([]*pack.Tr
 		t, err := r.ix.Adopt(ctx, name, size)
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil, err
+				return err
 			}
 			if !errors.Is(err, fs.ErrNotExist) {
 				r.opt.Logf("pack %s is left alone: %v", name, err)
@@ -156,9 +170,11 @@ func (r *Repo) learn(ctx context.Context, packs map[pack.Name]int64) ([]*pack.Tr
 			delete(packs, name)
 			continue
 		}
-		learned = append(learned, t)
+		if err := learned(t); err != nil {
+			return err
+		}
 	}
-	return learned, nil
+	return nil
 }
 
 // unproven reports whether an object was passed over because it is damaged, or
@@ -188,7 +204,7 @@ func (r *Repo) Sync(ctx context.Context) error {
 			packs[n] = info.Size
 		}
 	}
-	if _, lerr := r.learn(ctx, packs); lerr != nil {
+	if lerr := r.learn(ctx, packs, func(*pack.Trailer) error { return nil }); lerr != nil {
 		return lerr
 	}
 	return err
@@ -261,12 +277,17 @@ func (s *Session) Commit(ctx context.Context, rec *Snapshot) error {
 // put creates the record, if absent: the one name that committing and declaring
 // dead race for.
 func (s *Session) put(ctx context.Context, name string, p []byte) error {
-	err := s.r.b.Put(ctx, name, p)
+	err, asked := ctx.Err(), false
+	if err == nil {
+		asked, err = true, s.r.b.Put(ctx, name, p)
+	}
 	if err == nil {
 		return nil
 	}
 	got, gerr := s.r.b.Get(context.WithoutCancel(ctx), name, 0, -1)
-	sure := errors.Is(gerr, fs.ErrNotExist) && (definite(err) || ctx.Err() != nil && errors.Is(err, ctx.Err()))
+	// A Put that was cancelled on its way is as unclear as any: whoever cancels
+	// it cannot call back what was sent.
+	sure := errors.Is(gerr, fs.ErrNotExist) && (!asked || definite(err))
 	switch settle(gerr == nil, bytes.Equal(got, p), sure) {
 	case success: // the answer was lost, the record was not
 		return nil

@@ -5,6 +5,7 @@ import (
 	"maps"
 
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
 
 // trust returns which packs may be relied on to hold what they list: as a place
@@ -29,6 +30,18 @@ func (r *Repo) trust(ctx context.Context) (func(pack.Name) bool, error) {
 		}
 		return writers[info.Writer] || known && e.Depth == DepthChunks
 	}, nil
+}
+
+// Trusts reports whether what a snapshot says of others is to be believed: which
+// one it is a copy of, or that a file has not changed since. Anybody may say that,
+// in a snapshot of a name that others use too. So it counts from the owner, from
+// oneself, and from writers whose packs are leaned on.
+func (r *Repo) Trusts(s *Snapshot) bool {
+	if s.Writer == "" { // it was made here, and not read
+		return true
+	}
+	id, ok := ParseID(s.Writer)
+	return ok && r.trustedWriters()[seal.WriterID(id)]
 }
 
 // keepTrusted takes out what must not be leaned on.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"strings"
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
@@ -22,14 +23,12 @@ type view struct {
 	packs     map[pack.Name]backend.Info
 }
 
-// do makes one listing. Where listings lag behind, that long is waited before
-// the first.
+// do makes one listing, or waits for it to be up to date.
 func (v *view) do(ctx context.Context, st step) error {
 	switch st {
+	case doCatchUp:
+		return v.r.wait(ctx, v.r.b.Lag())
 	case doListCondemned:
-		if err := v.r.wait(ctx, v.r.b.Lag()); err != nil {
-			return err
-		}
 		records, err := v.r.condemnedRecords(ctx, v.discard)
 		if err != nil {
 			return err
@@ -75,6 +74,7 @@ func (r *Repo) listPacks(ctx context.Context) (map[pack.Name]backend.Info, error
 
 // condemnedRecord is condemned/<id> and the newest of its condemned/<id>.<n>.
 type condemnedRecord struct {
+	there bool // condemned/<id> was seen, and not only what it waits for
 	packs []pack.Name
 	waits bool // the intents to wait for are known
 	wait  []ID
@@ -91,9 +91,13 @@ func (r *Repo) condemnedRecords(ctx context.Context, discard bool) (map[string]*
 		if err != nil {
 			return nil, err
 		}
-		o, err := r.object(ctx, info.Name, seal.KindCondemned)
-		if errors.Is(err, fs.ErrNotExist) {
+		o, err := r.ownersObject(ctx, info.Name, seal.KindCondemned)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
 			continue // its packs are all gone
+		case errors.Is(err, errNotOwners):
+			r.opt.Logf("%v: passed over", err)
+			continue
 		}
 		var c Condemned
 		if err == nil {
@@ -103,11 +107,14 @@ func (r *Repo) condemnedRecords(ctx context.Context, discard bool) (map[string]*
 			r.opt.Logf("passed over: %v", err)
 			continue
 		}
+		if errors.Is(err, ErrFormat) {
+			return nil, fmt.Errorf("%w; nobody knows which packs it condemns: use the newer program, or remove that object if nobody has one", err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%w; nobody knows which packs it condemns: when no prune is running anywhere, `cutbank prune --discard-damaged` removes it", err)
 		}
 		base, num, part := strings.Cut(strings.TrimPrefix(info.Name, "condemned/"), ".")
-		if o.Writer != r.k.Owner() || c.ID.String() != base {
+		if c.ID.String() != base {
 			r.opt.Logf("%s: not the owner's word: passed over", info.Name)
 			continue
 		}
@@ -118,11 +125,15 @@ func (r *Repo) condemnedRecords(ctx context.Context, discard bool) (map[string]*
 		}
 		rec.add(info.Name, &c, num, part)
 	}
+	// A listing may miss a record that is put meanwhile and show what it waits
+	// for. Who took it for one that names no packs would end it.
+	maps.DeleteFunc(records, func(_ string, rec *condemnedRecord) bool { return !rec.there })
 	return records, nil
 }
 
 func (rec *condemnedRecord) add(name string, c *Condemned, num string, part bool) {
 	if !part {
+		rec.there = true
 		for _, p := range c.Packs {
 			if n, ok := parsePackName(p); ok {
 				rec.packs = append(rec.packs, n)

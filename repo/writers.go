@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -79,6 +80,9 @@ func (r *Repo) readWriters(ctx context.Context) error {
 				return ctx.Err()
 			}
 			r.opt.Logf("%v", err)
+			if errors.Is(err, errNotOwners) {
+				continue // so it is no word of the owner's that cannot be read
+			}
 			if reg.newer == nil || errors.Is(err, ErrFormat) {
 				reg.newer = err
 			}
@@ -93,14 +97,14 @@ func (r *Repo) writer(ctx context.Context, name, id string) (w Writer, err error
 	if w, ok := r.writerObjects[name]; ok {
 		return w, nil
 	}
-	o, err := r.object(ctx, name, seal.KindWriter)
+	o, err := r.ownersObject(ctx, name, seal.KindWriter)
 	if err != nil {
 		return w, err
 	}
 	if err := decode(name, o.Body, &w); err != nil {
 		return w, err
 	}
-	if o.Writer != r.k.Owner() || len(w.Public) != ed25519.PublicKeySize || seal.WriterOf(w.Public).String() != id {
+	if len(w.Public) != ed25519.PublicKeySize || seal.WriterOf(w.Public).String() != id {
 		return w, fmt.Errorf("%s: not what the owner signed for that writer: %w", name, chunk.ErrCorrupt)
 	}
 	r.writerObjects[name] = w
@@ -253,21 +257,32 @@ func publicOf(seed []byte) ed25519.PublicKey {
 	return ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey)
 }
 
-// putWriter puts the next word about a writer.
+// putWriter puts the next word about a writer. Junk under a high number must not
+// use the numbers up, and junk under the next ones must not keep a writer from
+// being revoked: nobody can take all those that may come behind them.
 func (r *Repo) putWriter(ctx context.Context, id string, w Writer) error {
-	// Junk under a high number must not use the numbers up.
 	known, _ := r.registered(id)
-	for n := known.n + 1; ; n++ {
+	for n, try := known.n+1, 1; ; try++ {
 		err := r.putJSON(ctx, fmt.Sprintf("writers/%s-%d", id, n), seal.KindWriter, seal.ForList, w)
-		if errors.Is(err, fs.ErrExist) && n-known.n < 100 {
-			continue // another word came first; or this one, and its answer was lost
-		}
-		if err != nil {
+		switch {
+		case err == nil:
+			return r.readWriters(ctx)
+		case !errors.Is(err, fs.ErrExist) || try == 2*nextNumbers:
 			return err
+		case try < nextNumbers:
+			n++ // another word came first; or this one, and its answer was lost
+		default:
+			var jump [4]byte
+			if _, err := io.ReadFull(r.opt.Random, jump[:]); err != nil {
+				return fmt.Errorf("random number: %w", err)
+			}
+			n += 1 + int(binary.LittleEndian.Uint32(jump[:])>>1)
 		}
-		return r.readWriters(ctx)
 	}
 }
+
+// nextNumbers is how many numbers are tried one after the other.
+const nextNumbers = 20
 
 // WriterInfo describes a writer.
 type WriterInfo struct {

@@ -91,7 +91,7 @@ func Run(ctx context.Context, r *repo.Repo, src tree.Node, paths []string, opt O
 	if u.local = openLocal(r, rec, &opt); u.local != nil {
 		parent = u.local.parent()
 	} else if !opt.NoParent {
-		parent = findParent(snaps, rec)
+		parent = findParent(r, snaps, rec)
 	}
 	if err := u.walk(ctx, src, parent, rec); err != nil {
 		s.Abort(ctx)
@@ -134,11 +134,12 @@ func checkLabels(snaps []*repo.Snapshot, opt *Options) error {
 }
 
 // findParent returns the newest snapshot of the same name and paths, or of the
-// same name.
-func findParent(snaps []*repo.Snapshot, rec *repo.Snapshot) *repo.Snapshot {
+// same name. Others may write under that name, too, and say of every file what it
+// holds as long as it does not change: they are left out if they are not trusted.
+func findParent(r *repo.Repo, snaps []*repo.Snapshot, rec *repo.Snapshot) *repo.Snapshot {
 	var same, named *repo.Snapshot
 	for _, s := range snaps {
-		if s.Name != rec.Name || s.Tree.IsZero() || s.Witness.IsZero() {
+		if s.Name != rec.Name || s.Tree.IsZero() || s.Witness.IsZero() || !r.Trusts(s) {
 			continue
 		}
 		named = s
