@@ -103,20 +103,23 @@ func (a *app) stateDir() (string, error) {
 }
 
 // readCredential returns what --credential names; nil if it names nothing.
-func (a *app) readCredential() ([]byte, error) {
-	if a.credential == "" {
+func (a *app) readCredential() ([]byte, error) { return a.credentialIn("--credential", a.credential) }
+
+// credentialIn returns what is in the file that a flag names; nil if it names none.
+func (a *app) credentialIn(flag, file string) ([]byte, error) {
+	if file == "" {
 		return nil, nil
 	}
-	fi, err := os.Stat(a.credential)
+	fi, err := os.Stat(file)
 	if err != nil {
-		return nil, fmt.Errorf("--credential: %w", err)
+		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
 	if fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 != 0 {
-		a.warnf("%s can be read by others: `chmod 600` keeps it a secret", quote(a.credential))
+		a.warnf("%s can be read by others: `chmod 600` keeps it a secret", quote(file))
 	}
-	p, err := os.ReadFile(a.credential)
+	p, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("--credential: %w", err)
+		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
 	return append([]byte{}, p...), nil // empty is not nil: it is no credential
 }
@@ -159,6 +162,18 @@ func (a *app) anyRepo(ctx context.Context) (*repo.Repo, error) {
 	}
 	a.open = r
 	return r, nil
+}
+
+// otherError tells why the repository that --to or --from names does not open.
+func (a *app) otherError(flag, path string, err error) error {
+	sources := fmt.Sprintf("CUTBANK_%s_PASSWORD, --%s-password-file or --%s-password-command", strings.ToUpper(flag), flag, flag)
+	switch {
+	case errors.Is(err, errNoPassword):
+		return &wrapped{fmt.Sprintf("--%s %s: a password is needed: set %s", flag, quote(path), sources), err}
+	case errors.Is(err, repo.ErrKey):
+		return fmt.Errorf("--%s %s: %w: check %s", flag, quote(path), err, sources)
+	}
+	return fmt.Errorf("--%s %s: %w", flag, quote(path), err)
 }
 
 // synced opens the repository and reads what the index does not know yet.

@@ -27,7 +27,7 @@ only the storage's rights keep them from that.`,
   cutbank prune -r /backup --credential /media/safe/owner.cred
   cutbank append-only status -r /backup
   cutbank append-only off -r /backup --credential /media/safe/owner.cred`,
-		Args: exactly(0, "a subcommand: on, off or status"),
+		Args: subcommand("on, off or status"),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(a.appendOnlyOnCommand(), a.appendOnlyOffCommand(), a.appendOnlyStatusCommand())

@@ -28,7 +28,7 @@ func (a *app) benchCommand() *cobra.Command {
 		Short:   "Measure",
 		Long:    `bench measures; its subcommands say what.`,
 		Example: `  cutbank bench dedup /home`,
-		Args:    exactly(0, "a subcommand: dedup"),
+		Args:    subcommand("dedup"),
 		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(a.benchDedupCommand())

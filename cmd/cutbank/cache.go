@@ -26,7 +26,7 @@ file.
 It can be deleted at any time, by this command or by hand.`,
 		Example: `  cutbank cache show
   cutbank cache clear`,
-		Args: exactly(0, "a subcommand: show or clear"),
+		Args: subcommand("show or clear"),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(&cobra.Command{

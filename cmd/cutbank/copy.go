@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -13,12 +12,13 @@ import (
 )
 
 type copyFlags struct {
-	to, passwordFile, passwordCommand string
-	names, tags                       []string
-	newest, workers                   int
-	interval                          time.Duration
-	dryRun, verify                    bool
-	follow, forget, marks             bool
+	to, passwordFile, passwordCommand, credential string
+
+	names, tags           []string
+	newest, workers       int
+	interval              time.Duration
+	dryRun, verify        bool
+	follow, forget, marks bool
 }
 
 func (a *app) copyCommand() *cobra.Command {
@@ -44,7 +44,8 @@ others files are cut anew, with the secrets and sizes of DST; of a snapshot that
 resembles one that has a copy, only what changed is read.
 
 The password of DST comes from --to-password-command, --to-password-file,
-CUTBANK_TO_PASSWORD, or a prompt.
+CUTBANK_TO_PASSWORD, or a prompt; with --to-credential FILE it is opened with that,
+as by its owner's file if it is append-only.
 
 With --follow copy stays, and copies new snapshots as they appear, until it is
 interrupted; then it ends with exit code 0, or with that of the last round if it had
@@ -63,14 +64,16 @@ are made those of their originals again. Both need the owner's key of DST.`,
 	fl := c.Flags()
 	fl.StringVar(&f.to, "to", "", "the repository to copy into")
 	fl.StringVar(&f.passwordFile, "to-password-file", "", "file whose first line is the password of --to")
+	fl.StringVar(&f.credential, "to-credential", os.Getenv("CUTBANK_TO_CREDENTIAL"), "file with a credential to open --to with (CUTBANK_TO_CREDENTIAL)")
 	fl.StringVar(&f.passwordCommand, "to-password-command", "", "command whose first line of output is the password of --to")
-	fl.StringSliceVarP(&f.names, "name", "n", nil, "only snapshots of this name; repeatable")
+	fl.StringSliceVar(&f.names, "name", nil, "only snapshots of this name; repeatable")
 	fl.StringSliceVar(&f.tags, "tag", nil, "only snapshots with this tag; repeatable")
 	fl.IntVar(&f.newest, "newest", 0, "only the newest so many of each name")
-	fl.BoolVar(&f.dryRun, "dry-run", false, "tell what would be copied, and write nothing")
+	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "tell what would be copied, and write nothing")
 	fl.BoolVar(&f.verify, "verify", false, "compare each new copy with its original")
 	fl.BoolVar(&f.follow, "follow", false, "stay, and copy new snapshots as they appear")
-	fl.DurationVar(&f.interval, "interval", time.Minute, "with --follow: how often to look")
+	f.interval = time.Minute
+	fl.Var((*spanFlag)(&f.interval), "interval", "with --follow: how often to look")
 	fl.BoolVar(&f.forget, "forget", false, "forget copies whose originals are forgotten")
 	fl.BoolVar(&f.marks, "marks", false, "make tags, pins and expiries of copies those of the originals")
 	fl.IntVar(&f.workers, "workers", 0, "files cut at once (default: one for each core)")
@@ -86,7 +89,7 @@ func (f *copyFlags) check(args []string) error {
 	case f.workers < 0:
 		return usagef("--workers %d: want 1 or more", f.workers)
 	case f.interval < time.Second:
-		return usagef("--interval %s: want 1s or more", f.interval)
+		return usagef("--interval %s: want 1s or more", spanText(f.interval))
 	case f.follow && f.dryRun:
 		return usagef("--follow and --dry-run exclude each other")
 	case f.follow && len(args) > 0:
@@ -133,7 +136,10 @@ func (a *app) openTo(ctx context.Context, f *copyFlags) (*repo.Repo, error) {
 		return nil, err
 	}
 	env := os.Getenv("CUTBANK_TO_PASSWORD")
-	opt.Credential, opt.NoOpenKeys = nil, f.passwordFile != "" || f.passwordCommand != "" || env != ""
+	if opt.Credential, err = a.credentialIn("--to-credential", f.credential); err != nil {
+		return nil, err
+	}
+	opt.NoOpenKeys = f.passwordFile != "" || f.passwordCommand != "" || env != ""
 	opt.Password = func() (string, error) {
 		switch {
 		case f.passwordCommand != "":
@@ -147,15 +153,11 @@ func (a *app) openTo(ctx context.Context, f *copyFlags) (*repo.Repo, error) {
 		case env != "":
 			return env, nil
 		}
-		s, err := a.promptPassword("password of "+f.to+": ", false)
-		if errors.Is(err, errNoPassword) {
-			err = fmt.Errorf("%s: a password is needed: set CUTBANK_TO_PASSWORD, --to-password-file or --to-password-command: %w", f.to, repo.ErrKey)
-		}
-		return s, err
+		return a.promptPassword("password of "+f.to+": ", false)
 	}
 	dst, err := repo.Open(ctx, b, opt)
 	if err != nil {
-		return nil, fmt.Errorf("--to %s: %w", quote(f.to), err)
+		return nil, a.otherError("to", f.to, err)
 	}
 	if err := dst.Readable(); err != nil {
 		dst.Close()

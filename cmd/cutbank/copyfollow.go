@@ -143,7 +143,7 @@ func (k *copying) gone(b *bothSides) (gone []*repo.Snapshot, emptied []string) {
 	}
 	left, lose := map[string]int{}, map[string][]*repo.Snapshot{}
 	for _, c := range b.dst {
-		if c.Origin == nil || c.Origin.Repo != k.src.Config().Repo || !overlap(k.f.names, []string{c.Name}) {
+		if c.Origin == nil || !k.dst.Trusts(c) || c.Origin.Repo != k.src.Config().Repo || !overlap(k.f.names, []string{c.Name}) {
 			continue
 		}
 		if here[*c.Origin] || c.Pinned || c.MarkErr != nil {
@@ -162,7 +162,8 @@ func (k *copying) gone(b *bothSides) (gone []*repo.Snapshot, emptied []string) {
 	return gone, emptied
 }
 
-// forgetGone forgets the copies whose originals are forgotten.
+// forgetGone forgets the copies whose originals are forgotten, or tells which with
+// --dry-run.
 func (k *copying) forgetGone(ctx context.Context, b *bothSides, res *copyResult) error {
 	if !b.whole {
 		k.warn("nothing is forgotten in %s, as not all of the source can be read", k.f.to)
@@ -173,13 +174,16 @@ func (k *copying) forgetGone(ctx context.Context, b *bothSides, res *copyResult)
 	for _, c := range gone {
 		ids = append(ids, c.ID)
 	}
-	if len(ids) > 0 {
+	said := "forgotten"
+	if k.f.dryRun {
+		said = "would be forgotten"
+	} else if len(ids) > 0 {
 		if _, err := k.dst.Forget(ctx, ids); err != nil {
 			return err
 		}
 	}
 	for _, c := range gone {
-		k.a.sayf("%s  forgotten, as its original %s is", snapshotName(c), c.Origin.ID.String()[:8])
+		k.a.sayf("%s  %s, as its original %s is", snapshotName(c), said, c.Origin.ID.String()[:8])
 		if err := k.a.emit("copy-forgotten", object{"id": c.ID.String(), "original": c.Origin.ID.String(), "name": c.Name, "dir": c.Dir}); err != nil {
 			return err
 		}

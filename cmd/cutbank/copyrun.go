@@ -206,13 +206,17 @@ func (k *copying) plan(ctx context.Context, b *bothSides, todo []*repo.Snapshot,
 	if err != nil {
 		return err
 	}
-	gone, _ := k.gone(b)
 	k.a.sayf("%d snapshots would be copied, with about %s that no copied snapshot has; %d have a copy", len(todo), bytesText(size), res.skipped)
+	var refused error
 	if k.f.forget {
-		k.a.sayf("%d copies would be forgotten", len(gone))
+		refused = k.forgetGone(ctx, b, res)
+		if res.forgotten > 0 || refused == nil {
+			k.a.sayf("%d copies would be forgotten", res.forgotten)
+		}
 	}
-	return k.a.emit("copy", object{"dry_run": true, "copied": len(todo), "skipped": res.skipped, "failed": 0, "gone": 0, "forgotten": len(gone), "marked": 0, "verified": 0,
+	err = k.a.emit("copy", object{"dry_run": true, "copied": len(todo), "skipped": res.skipped, "failed": 0, "gone": 0, "forgotten": res.forgotten, "marked": 0, "verified": 0,
 		"read_bytes": size, "new_bytes": 0, "stored": 0, "seconds": 0})
+	return errors.Join(err, refused)
 }
 
 // known returns the snapshots of the source that have a copy.

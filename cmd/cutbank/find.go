@@ -56,7 +56,7 @@ as 90m, 12h, 3d or 2w. Times without a zone are UTC.`,
 	}
 	f := c.Flags()
 	f.StringArrayVar(&s.snapshots, "snapshot", nil, "search only this SNAPSHOT; repeatable")
-	f.StringSliceVarP(&s.names, "snapshots-of", "n", nil, "search only snapshots of this name; repeatable")
+	f.StringSliceVar(&s.names, "snapshots-of", nil, "search only snapshots of this name; repeatable")
 	f.StringVar(&s.name, "name", "", "glob for the last part of the path")
 	f.StringVar(&s.within, "path", "", "search only this path and what is below it")
 	f.StringVar(&s.size, "size", "", "size of files: +1M, -10K or 4096")

@@ -34,7 +34,8 @@ func (a *app) forgetCommand() *cobra.Command {
 		Short: "Remove snapshots: those named, or those that no rule keeps",
 		Long: `forget removes the SNAPSHOTs, or, by rules, all that no rule keeps. What only they
 needed is freed by the next prune. --dry-run prints why each snapshot stays or
-goes.
+goes. A SNAPSHOT that shares its second with another of its name is named by its ID,
+as its TIME changes when the other goes.
 
 --keep-daily N keeps the newest snapshot of each of the last N days that have any;
 the same for hours, weeks (from Monday), months and years, all in UTC. --keep
@@ -68,7 +69,7 @@ If the rules would leave nothing of a name, forget refuses.`,
 	f.VarP(&s.weekly, "keep-weekly", "w", "keep the newest of N weeks")
 	f.VarP(&s.monthly, "keep-monthly", "m", "keep the newest of N months")
 	f.VarP(&s.yearly, "keep-yearly", "y", "keep the newest of N years")
-	f.StringVar(&s.within, "keep-within", "", "keep all that are not older than the newest by more, such as 30d")
+	f.StringVar(&s.within, "keep-within", "", "keep all that are at most a `SPAN` older than the newest, such as 30d")
 	f.StringSliceVar(&s.buckets, "keep", nil, "keep the newest of N spans of a width: N/WIDTH; repeatable")
 	f.StringSliceVar(&s.tags, "keep-tag", nil, "keep what has this tag; repeatable")
 	f.StringSliceVar(&s.names, "name", nil, "judge only snapshots of this name; repeatable")
@@ -208,7 +209,7 @@ func (a *app) forget(ctx context.Context, s *forgetFlags, args []string) error {
 	if err := errors.Join(a.printDecisions(ds, s.dryRun || err != nil && !a.quiet), err); err != nil {
 		return err
 	}
-	if err := a.carryOut(ctx, r, ds, s.dryRun); err != nil {
+	if err := a.carryOut(ctx, r, ds, s.dryRun, s.prune); err != nil {
 		return err
 	}
 	if s.prune && !s.dryRun {
@@ -259,6 +260,9 @@ func (a *app) named(all []*repo.Snapshot, damage error, args []string) ([]repo.D
 		return nil, withDamage(err, damage)
 	}
 	var ds []repo.Decision
+	if err := fickle(all, chosen, args); err != nil {
+		return nil, err
+	}
 	for _, s := range chosen {
 		if s.Pinned {
 			return nil, fmt.Errorf("%w%s is pinned, nothing was forgotten: `cutbank unpin %s` first", errRefused, snapshotName(s), s.ID.String()[:8])
@@ -269,6 +273,20 @@ func (a *app) named(all []*repo.Snapshot, damage error, args []string) ([]repo.D
 		ds = append(ds, repo.Decision{Snapshot: s, Reasons: []string{"named"}})
 	}
 	return ds, nil
+}
+
+// fickle refuses names that would mean another snapshot when these are gone: of
+// those that began in the same second the TIME depends on which there are, and who
+// repeats the command, or goes on with a list, would remove one too many.
+func fickle(all, chosen []*repo.Snapshot, args []string) error {
+	second := func(s *repo.Snapshot) string { return s.Time.UTC().Format(repo.TimeLayout) }
+	for _, s := range chosen {
+		twin := func(x *repo.Snapshot) bool { return x.ID != s.ID && x.Name == s.Name && second(x) == second(s) }
+		if slices.Contains(args, snapshotName(s)) && slices.ContainsFunc(all, twin) {
+			return usagef("%s is one of several of the same second, and what that name means changes when one of them goes, so nothing was forgotten: name it by its ID, %s", snapshotName(s), s.ID.String()[:8])
+		}
+	}
+	return nil
 }
 
 // withDamage adds to an error what else is wrong, which may be its reason.
@@ -340,8 +358,8 @@ func (a *app) printDecisions(ds []repo.Decision, dry bool) error {
 	})
 }
 
-// carryOut forgets what is to go.
-func (a *app) carryOut(ctx context.Context, r *repo.Repo, ds []repo.Decision, dry bool) error {
+// carryOut forgets what is to go. Pruned tells that a prune comes next.
+func (a *app) carryOut(ctx context.Context, r *repo.Repo, ds []repo.Decision, dry, pruned bool) error {
 	var ids []repo.ID
 	doubted := 0
 	for _, d := range ds {
@@ -366,6 +384,9 @@ func (a *app) carryOut(ctx context.Context, r *repo.Repo, ds []repo.Decision, dr
 		a.sayf("would forget %d of %d snapshots, %d stay", gone, len(ds), len(ds)-gone)
 	default:
 		a.sayf("forgot %d of %d snapshots, %d stay", gone, len(ds), len(ds)-gone)
+	}
+	if gone > 0 && !dry && !pruned {
+		a.sayf("  `cutbank prune` frees what only they needed")
 	}
 	if doubted > 0 && !dry {
 		a.sayf("the dates of %d of them are not believed, and no rule counts those: see --dry-run", doubted)

@@ -27,7 +27,8 @@ The average chunk size is fixed for the repository's life. 64KiB suits databases
 and mixed data; larger chunks cost less index and find less that is equal.
 
 With --like the new repository gets the secrets and parameters of another one, so
-that packs can be copied between the two as they are.
+that packed data can be copied between the two as it is. CUTBANK_LIKE_PASSWORD is the other's password, if it is not that of the
+new one.
 
 With --parity 2% each pack gets Reed-Solomon parity beside it, by which "cutbank
 verify --read-data" heals up to 2% of it: bytes that rot, sectors that cannot be
@@ -36,7 +37,8 @@ that.`,
 		Example: `  cutbank init -r /backup
   CUTBANK_PASSWORD_FILE=/etc/cutbank.pw cutbank init -r /backup --chunker gear
   cutbank init -r /backup --parity 2%
-  cutbank init -r /backup/second --like /backup/first`,
+  cutbank init -r /backup/second --like /backup/first
+  cutbank init -r /backup --append-only --owner-key /media/safe/owner.cred`,
 		Args: exactly(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if chunkSize < 1<<10 || chunkSize > 4<<20 {
@@ -44,6 +46,9 @@ that.`,
 			}
 			if frameSize < 4<<10 || frameSize > 8<<20 {
 				return usagef("--frame-size %s: want 4KiB to 8MiB", sizeText(int64(frameSize)))
+			}
+			if chunkSize&(chunkSize-1) != 0 {
+				return usagef("--chunk-size %s: want a power of two, such as 64KiB", sizeText(int64(chunkSize)))
 			}
 			for _, name := range []string{"chunk-size", "chunker", "frame-size"} {
 				if like != "" && c.Flags().Changed(name) {

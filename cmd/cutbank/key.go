@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -33,7 +34,7 @@ from then on.`,
   cutbank key add -r /backup --label server --generate /etc/cutbank.key
   cutbank key remove -r /backup 4f3a9c
   cutbank key rotate -r /backup`,
-		Args: exactly(0, "a subcommand: list, add, passwd, remove or rotate"),
+		Args: subcommand("list, add, passwd, remove or rotate"),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(a.keyListCommand(), a.keyAddCommand(), a.keyPasswdCommand(), a.keyRemoveCommand(), a.keyRotateCommand())
@@ -135,7 +136,8 @@ func keyObject(k *repo.KeyInfo) object {
 func keyTable(w *tabwriter.Writer, keys []repo.KeyInfo, newest uint32) {
 	fmt.Fprintln(w, "ID\tCREATED\tPROTECTED BY\tEPOCH\tLABEL\tUSED NOW")
 	for _, k := range keys {
-		how, used := "password ("+k.KDF+")", ""
+		kdf, _, _ := strings.Cut(k.KDF, "-") // how its secrets came to it is of no interest here
+		how, used := "password ("+kdf+")", ""
 		switch k.KDF {
 		case "none":
 			how = "nothing"
@@ -244,7 +246,7 @@ func (a *app) keyRemoveCommand() *cobra.Command {
 the password may have kept the secrets that it opened, and reads with them what is
 stored now and later: if the password has leaked, use "key rotate --drop" instead.`,
 		Example: `  cutbank key remove -r /backup 4f3a9c`,
-		Args:    exactly(1, "one ID; `cutbank key list` shows them"),
+		Args:    exactly(1, "one ID (`cutbank key list` shows them)"),
 		RunE: func(c *cobra.Command, args []string) error {
 			r, err := a.repo(c.Context())
 			if err != nil {

@@ -17,11 +17,11 @@ import (
 type rotateFlags struct {
 	drop                               []string
 	rewrite, rewriteOnly, dryRun, wait bool
-	grace                              time.Duration
+	grace                              spanFlag
 }
 
 func (a *app) keyRotateCommand() *cobra.Command {
-	var s rotateFlags
+	s := rotateFlags{grace: spanFlag(repo.DefaultGrace)}
 	c := &cobra.Command{
 		Use:   "rotate",
 		Short: "Seal what is stored from now on with new keys",
@@ -63,15 +63,15 @@ no further epoch. At the end rotate tells what is still sealed for which epoch.`
 	f.BoolVar(&s.rewriteOnly, "rewrite-only", false, "add no epoch, only store contents of older ones anew")
 	f.BoolVarP(&s.dryRun, "dry-run", "n", false, "tell what would be done, and change nothing")
 	f.BoolVar(&s.wait, "wait", false, "with a rewrite: stay until writers at work are done")
-	f.DurationVar(&s.grace, "grace", repo.DefaultGrace, "with a rewrite: declare a writer dead that was silent for so long")
+	f.Var(&s.grace, "grace", "with a rewrite: declare a writer dead that was silent for so long, such as 2h or 1d")
 	c.MarkFlagsMutuallyExclusive("drop", "rewrite-only")
 	c.MarkFlagsMutuallyExclusive("rewrite", "rewrite-only")
 	return c
 }
 
 func (a *app) keyRotate(ctx context.Context, s *rotateFlags) error {
-	if s.grace <= 0 {
-		return usagef("--grace %s: want more than nothing", s.grace)
+	if s.rewrite || s.rewriteOnly {
+		a.warnGrace(time.Duration(s.grace))
 	}
 	r, err := a.synced(ctx)
 	if err != nil {
@@ -99,14 +99,14 @@ func (a *app) keyRotate(ctx context.Context, s *rotateFlags) error {
 
 // rotated tells what became of the keys.
 func (a *app) rotated(res *repo.RotateResult, dry bool) error {
-	verb, opens := "rotated the keys: what is stored from now on is sealed for", "open"
+	verb, opens, dropped := "rotated the keys: what is stored from now on is sealed for", "open", "dropped"
 	if dry {
-		verb, opens = "would rotate the keys: what is stored afterwards would be sealed for", "would open"
+		verb, opens, dropped = "would rotate the keys: what is stored afterwards would be sealed for", "would open", "would be dropped"
 	}
 	a.sayf("%s key epoch %d", verb, res.Epoch)
 	a.sayf("keys that %s it: %s", opens, keyNames(res.Granted))
 	if len(res.Dropped) > 0 {
-		a.sayf("dropped: %s", keyNames(res.Dropped))
+		a.sayf("%s: %s", dropped, keyNames(res.Dropped))
 	}
 	if len(res.Left) > 0 {
 		a.warnf("left as they are, and without what is stored from now on: %s; they were not signed by the owner, or removed before: `cutbank key add` adds such a password again, `cutbank key remove` removes what you do not know", keyNames(res.Left))
@@ -138,8 +138,8 @@ func keyObjects(keys []repo.KeyInfo) []object {
 }
 
 func (a *app) rewriteEpochs(ctx context.Context, r *repo.Repo, s *rotateFlags) error {
-	opt := repo.PruneOptions{DryRun: s.dryRun, Wait: s.wait, Grace: s.grace, Warnf: a.warnf, Progress: &repo.PruneProgress{}}
-	stop := a.showProgress("rewrite", func() status { return pruneStatus(opt.Progress) }, nil)
+	opt := repo.PruneOptions{DryRun: s.dryRun, Wait: s.wait, Grace: time.Duration(s.grace), Warnf: a.warnf, Progress: &repo.PruneProgress{}}
+	stop := a.showCount("rewrite", func() status { return pruneStatus(opt.Progress) }, func() object { return pruneFields(opt.Progress) })
 	start := now()
 	var res repo.PruneResult
 	var err error

@@ -13,9 +13,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
 
 func main() {
@@ -45,9 +48,21 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = errInterrupted
 	}
 	if !errors.Is(err, errSilent) {
-		a.errorf("%v", err)
+		a.errorf("%v%s", err, a.ownerHint(err))
 	}
 	return exitCode(err)
+}
+
+// ownerHint tells where the owner's key is if a password is refused that has not
+// got it.
+func (a *app) ownerHint(err error) string {
+	if a.open == nil || !errors.Is(err, seal.ErrNoKey) || !a.open.Config().AppendOnly || a.open.Readable() != nil {
+		return ""
+	}
+	if k := a.open.SecretKeys(); k.Self() == k.Owner() {
+		return ""
+	}
+	return "; append-only mode is on: --credential takes the owner's file"
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -99,7 +114,7 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
 	f.StringVar(&a.memProfile, "mem-profile", "", "write a heap profile to this file, at the end")
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
 		if err := c.ValidateFlagGroups(); err != nil {
-			return usagef("%v; see `%s --help`", err, c.CommandPath())
+			return usagef("%s; see `%s --help`", excludedText(err.Error()), c.CommandPath())
 		}
 		return a.startProfile()
 	}
@@ -119,16 +134,47 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
 func exactly(n int, what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) != n {
-			return usagef("%s takes %s, got %d arguments; see `%s --help`", c.CommandPath(), what, len(args), c.CommandPath())
+			return usagef("%s takes %s, but there %s; see `%s --help`", c.CommandPath(), what, argumentsText(len(args)), c.CommandPath())
 		}
 		return nil
 	}
 }
 
+// subcommand is the check of a command that does nothing by itself.
+func subcommand(of string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usagef("%s has no subcommand %q, only %s; see `%s --help`", c.CommandPath(), args[0], of, c.CommandPath())
+		}
+		return nil
+	}
+}
+
+func argumentsText(n int) string {
+	switch n {
+	case 0:
+		return "is no argument"
+	case 1:
+		return "is 1 argument"
+	}
+	return fmt.Sprintf("are %d arguments", n)
+}
+
+// excludedText names flags that exclude each other, of which cobra says at the end
+// which were given: "[budget receipt] were all set".
+func excludedText(s string) string {
+	_, list, ok := strings.Cut(s, "; [")
+	list, _, end := strings.Cut(list, "] were all set")
+	if !ok || !end {
+		return s
+	}
+	return "--" + strings.Join(strings.Fields(list), " and --") + " exclude each other"
+}
+
 func between(low, high int, what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) < low || high >= 0 && len(args) > high {
-			return usagef("%s takes %s, got %d arguments; see `%s --help`", c.CommandPath(), what, len(args), c.CommandPath())
+			return usagef("%s takes %s, but there %s; see `%s --help`", c.CommandPath(), what, argumentsText(len(args)), c.CommandPath())
 		}
 		return nil
 	}

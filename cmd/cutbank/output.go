@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -79,9 +80,18 @@ func (a *app) table(row func(w *tabwriter.Writer)) error {
 	if a.json {
 		return nil
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	var b bytes.Buffer
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	row(w)
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(b.String()) { // without the padding of empty cells
+		if _, err := fmt.Fprintln(a.stdout, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // bytesText returns a number of bytes as people read it.
@@ -152,6 +162,36 @@ func sizeText(n int64) string {
 func (f *sizeFlag) Set(s string) error {
 	n, err := parseSize(s)
 	*f = sizeFlag(n)
+	return err
+}
+
+// spanFlag is a flag for a span of time, longer than none: 90m, 12h, 3d, 2w.
+type spanFlag time.Duration
+
+func (f *spanFlag) Type() string { return "SPAN" }
+
+func (f *spanFlag) String() string {
+	if f == nil || *f == 0 {
+		return ""
+	}
+	return spanText(time.Duration(*f))
+}
+
+// spanText writes a span of time as people give it.
+func spanText(d time.Duration) string {
+	s := d.String()
+	if t, ok := strings.CutSuffix(s, "m0s"); ok {
+		s = t + "m"
+	}
+	if t, ok := strings.CutSuffix(s, "h0m"); ok {
+		s = t + "h"
+	}
+	return s
+}
+
+func (f *spanFlag) Set(s string) error {
+	d, err := parseSpan(s)
+	*f = spanFlag(d)
 	return err
 }
 

@@ -109,8 +109,8 @@ a span from now, such as 12h, 30d or 8w.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&s.at, "at", "", "a time, such as 2027-01-01 or 2027-01-01T18:00:00Z")
-	f.StringVar(&s.in, "in", "", "a span from now, such as 30d")
+	f.StringVar(&s.at, "at", "", "a `TIME`, such as 2027-01-01 or 2027-01-01T18:00:00Z")
+	f.StringVar(&s.in, "in", "", "a `SPAN` from now, such as 30d")
 	f.BoolVar(&s.never, "never", false, "no longer expire")
 	return c
 }

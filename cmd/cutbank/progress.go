@@ -24,20 +24,30 @@ type progress struct {
 	wg     sync.WaitGroup
 	what   string
 	fields func() object
+	counts bool // of something else than bytes
 }
 
 // status is how far work is. A total of 0 is not known.
 type status struct {
-	done, total uint64 // bytes
+	done, total uint64 // bytes, with showCount of what the text tells
 	text        string
 }
 
 // showProgress begins to show; the returned function ends it.
 func (a *app) showProgress(what string, state func() status, fields func() object) func() {
+	return a.show(&progress{what: what, state: state, fields: fields})
+}
+
+// showCount is showProgress for work that is not measured in bytes.
+func (a *app) showCount(what string, state func() status, fields func() object) func() {
+	return a.show(&progress{what: what, state: state, fields: fields, counts: true})
+}
+
+func (a *app) show(p *progress) func() {
 	if a.quiet {
 		return func() {}
 	}
-	p := &progress{a: a, state: state, start: now(), stop: make(chan struct{}), what: what, fields: fields}
+	p.a, p.start, p.stop = a, now(), make(chan struct{})
 	p.wg.Add(1)
 	f, ok := a.stderr.(*os.File)
 	switch {
@@ -81,18 +91,22 @@ func (p *progress) json() {
 	}
 }
 
-func (p *progress) plain() {
-	s := p.state()
-	d := now().Sub(p.start)
-	line := fmt.Sprintf("%s: %s", p.what, bytesText(s.done))
+func (p *progress) plain() { fmt.Fprintln(p.a.stderr, p.line(p.state(), now().Sub(p.start))) }
+
+// line says in words how far work is after d.
+func (p *progress) line(s status, d time.Duration) string {
+	eta := etaText(s, d)
+	if eta != "" {
+		eta = ", " + eta + " left"
+	}
+	if p.counts {
+		return p.what + ": " + s.text + eta
+	}
+	done := bytesText(s.done)
 	if s.total > 0 {
-		line += fmt.Sprintf(" of %s", bytesText(s.total))
+		done += " of " + bytesText(s.total)
 	}
-	line += fmt.Sprintf(", %s/s", bytesText(uint64(float64(s.done)/d.Seconds())))
-	if eta := etaText(s, d); eta != "" {
-		line += ", " + eta + " left"
-	}
-	fmt.Fprintf(p.a.stderr, "%s, %s\n", line, s.text)
+	return fmt.Sprintf("%s: %s, %s/s%s, %s", p.what, done, bytesText(uint64(float64(s.done)/d.Seconds())), eta, s.text)
 }
 
 func etaText(s status, d time.Duration) string {
@@ -104,7 +118,7 @@ func etaText(s status, d time.Duration) string {
 
 func (p *progress) bar(w io.Writer) {
 	defer p.wg.Done()
-	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(true), progressbar.OptionSetWidth(20),
+	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(!p.counts), progressbar.OptionSetWidth(20),
 		progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond),
 		progressbar.OptionUseANSICodes(true), progressbar.OptionFullWidth())
 	tick := time.NewTicker(200 * time.Millisecond)

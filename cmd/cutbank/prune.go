@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -16,12 +15,12 @@ import (
 
 type pruneFlags struct {
 	dryRun, wait, discard bool
-	grace                 time.Duration
+	grace                 spanFlag
 	maxRepack, parity     string
 }
 
 func (a *app) pruneCommand() *cobra.Command {
-	var f pruneFlags
+	f := pruneFlags{grace: spanFlag(repo.DefaultGrace)}
 	c := &cobra.Command{
 		Use:   "prune",
 		Short: "Remove what no snapshot needs any more",
@@ -35,8 +34,12 @@ A snapshot that is being made may lean on a pack that was just condemned. So pru
 waits for it: what it cannot remove yet it leaves to the next run, or stays until
 the snapshot is done (--wait). A writer that has given no sign of life for --grace
 is declared dead: should it wake up, it fails and says so, nothing is lost, and
-its next run takes over what it had stored. Writers give a sign of life every five
-minutes; times are those of the storage, not of the writers.
+its next run takes over what it had stored, unless another prune comes first.
+Writers give a sign of life every five minutes, or as "snapshot --heartbeat" says;
+times are those of the storage, not of the writers.
+
+--parity changes what the repository keeps from now on, 0 for none; what packs have
+already stays as it is.
 
 prune can be interrupted at any point; the next run goes on. Two runs after the
 last writer is gone leave nothing that no snapshot needs.`,
@@ -51,18 +54,15 @@ last writer is gone leave nothing that no snapshot needs.`,
 	fl := c.Flags()
 	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "tell what would be done, and change nothing")
 	fl.BoolVar(&f.wait, "wait", false, "stay until writers at work are done, rather than leave the rest to the next run")
-	fl.DurationVar(&f.grace, "grace", repo.DefaultGrace, "declare a writer dead that was silent for so long")
-	fl.StringVar(&f.maxRepack, "max-repack", "unlimited", "copy at most so many bytes")
+	fl.Var(&f.grace, "grace", "declare a writer dead that was silent for so long, such as 2h or 1d")
+	fl.StringVar(&f.maxRepack, "max-repack", "unlimited", "copy at most so many bytes, as a `SIZE`")
 	fl.StringVar(&f.parity, "parity", "", "from now on keep so much parity for each pack, as 2%; packs that have none get it now")
 	fl.BoolVar(&f.discard, "discard-damaged", false, "remove records of condemned packs that cannot be read; only while no other prune runs anywhere")
 	return c
 }
 
 func (a *app) prune(ctx context.Context, f *pruneFlags) error {
-	opt := repo.PruneOptions{DryRun: f.dryRun, Wait: f.wait, Grace: f.grace, MaxRepack: -1, DiscardDamaged: f.discard, Warnf: a.warnf, Progress: &repo.PruneProgress{}}
-	if f.grace <= 0 {
-		return usagef("--grace %s: want more than nothing", f.grace)
-	}
+	opt := repo.PruneOptions{DryRun: f.dryRun, Wait: f.wait, Grace: time.Duration(f.grace), MaxRepack: -1, DiscardDamaged: f.discard, Warnf: a.warnf, Progress: &repo.PruneProgress{}}
 	if f.maxRepack != "unlimited" {
 		n, err := parseSize(f.maxRepack)
 		if err != nil {
@@ -70,16 +70,17 @@ func (a *app) prune(ctx context.Context, f *pruneFlags) error {
 		}
 		opt.MaxRepack = n
 	}
+	percent, err := repo.ParseParity(f.parity)
+	if err != nil {
+		return usagef("--%v", err)
+	}
+	a.warnGrace(time.Duration(f.grace))
 	a.frameCache = 24 << 20 // pages are read once, more or less in the order they lie
 	r, err := a.repo(ctx)
 	if err != nil {
 		return err
 	}
 	if f.parity != "" {
-		percent, err := repo.ParseParity(f.parity)
-		if err != nil {
-			return usagef("--parity: %v", err)
-		}
 		if f.dryRun {
 			return usagef("--parity changes the repository: leave it out of a --dry-run")
 		}
@@ -87,11 +88,7 @@ func (a *app) prune(ctx context.Context, f *pruneFlags) error {
 			return err
 		}
 	}
-	stop := a.showProgress("prune", func() status { return pruneStatus(opt.Progress) }, func() object {
-		p := opt.Progress
-		return object{"snapshots": p.Mark.Snapshots.Load(), "pages": p.Mark.Pages.Load(), "packs": p.Packs.Load(), "packs_total": p.PacksTotal.Load(),
-			"copied": p.Copied.Load(), "removed": p.Removed.Load(), "waiting": p.Waiting.Load()}
-	})
+	stop := a.showCount("prune", func() status { return pruneStatus(opt.Progress) }, func() object { return pruneFields(opt.Progress) })
 	start := now()
 	res, err := r.Prune(ctx, opt)
 	stop()
@@ -101,11 +98,24 @@ func (a *app) prune(ctx context.Context, f *pruneFlags) error {
 	return errors.Join(a.pruned(&res, f.dryRun, now().Sub(start)), err)
 }
 
+// warnGrace tells what a grace does that is shorter than a few signs of life.
+func (a *app) warnGrace(grace time.Duration) {
+	if grace < 2*repo.DefaultHeartbeat {
+		a.warnf("--grace %s: writers give a sign of life every %s, unless --heartbeat says otherwise: one that is at work can be declared dead, and has to run again", spanText(grace), spanText(repo.DefaultHeartbeat))
+	}
+}
+
+// pruneFields is what --json tells of a prune beside how far it is.
+func pruneFields(p *repo.PruneProgress) object {
+	return object{"snapshots": p.Mark.Snapshots.Load(), "pages": p.Mark.Pages.Load(), "packs": p.Packs.Load(), "packs_total": p.PacksTotal.Load(),
+		"copied": p.Copied.Load(), "removed": p.Removed.Load(), "waiting": p.Waiting.Load()}
+}
+
 // pruneStatus tells how far a prune is: first it marks snapshot by snapshot,
 // then it goes through the condemned packs.
 func pruneStatus(p *repo.PruneProgress) status {
 	if n := p.Waiting.Load(); n > 0 {
-		return status{0, 0, fmt.Sprintf("waiting for %d writers", n)}
+		return status{0, 0, fmt.Sprintf("writers waited for: %d", n)}
 	}
 	if total := p.PacksTotal.Load(); total > 0 {
 		return status{p.Packs.Load(), total, fmt.Sprintf("%d of %d packs, %s copied, %s removed", p.Packs.Load(), total, bytesText(p.Copied.Load()), bytesText(p.Removed.Load()))}
@@ -142,12 +152,14 @@ func (a *app) pruned(res *repo.PruneResult, dry bool, d time.Duration) error {
 	} else {
 		a.sayf("freed %s, copied %s, took %s", bytesText(res.Removed.Bytes-min(res.Copied, res.Removed.Bytes)), bytesText(res.Copied), durationText(d))
 	}
-	var waiting []object
+	waiting, dead, stay := []object{}, []string{}, []string{}
 	for _, w := range res.Waiting {
 		waiting = append(waiting, object{"id": w.Intent.ID.String(), "host": w.Intent.Host, "pid": w.Intent.PID, "program": w.Intent.Program, "last": w.Last})
-		a.sayf("waiting for writer %s on %s, process %d, since its last sign of life at %s", w.Intent.ID.String()[:8], quote(w.Intent.Host), w.Intent.PID, w.Last.UTC().Format(time.DateTime)+"Z")
+		a.sayf("  writer %s on %s, process %d, is at work, with a last sign of life at %s", w.Intent.ID.String()[:8], quote(w.Intent.Host), w.Intent.PID, w.Last.UTC().Format(time.DateTime)+"Z")
 	}
-	var dead, stay []string
+	if len(waiting) > 0 {
+		a.sayf("  run prune again when they are done, or with --wait")
+	}
 	for _, id := range res.Dead {
 		dead = append(dead, id.String())
 		a.sayf("declared writer %s dead", id.String()[:8])
@@ -156,7 +168,10 @@ func (a *app) pruned(res *repo.PruneResult, dry bool, d time.Duration) error {
 		stay = append(stay, name)
 		a.warnf("pack %s stays: %v", name, err)
 	}
-	slices.SortFunc(stay, strings.Compare)
+	slices.Sort(stay)
+	if dry && res.Homeless > 0 { // a prune that is carried out has an error for it
+		a.warnf("%s chunks that snapshots need are in no pack: `cutbank verify` names the files, `cutbank repair` may bring them back", countText(res.Homeless))
+	}
 	sums := func(s repo.PackSums) object { return object{"packs": s.Packs, "bytes": s.Bytes} }
 	return a.emit("prune", object{"dry_run": dry, "snapshots": res.Snapshots, "chunks": res.Chunks, "pages": res.Pages, "total": sums(res.Total), "unneeded": sums(res.Unneeded),
 		"repack": sums(res.Repack), "skipped": sums(res.Skipped), "at_work": sums(res.AtWork), "needed": res.Needed, "copied": res.Copied, "removed": sums(res.Removed),

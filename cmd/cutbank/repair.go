@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -61,7 +62,7 @@ code is 3.`,
   cutbank repair -r /backup --from /mnt/offsite --from-dir /
   cutbank repair index -r /backup
   cutbank repair snapshots -r /backup db/latest`,
-		Args: exactly(0, "no arguments, or a subcommand: index, packs or snapshots"),
+		Args: subcommand("index, packs or snapshots"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.repair(c.Context(), &s, repo.RepairOptions{Notes: true, Index: true, Packs: true, Snapshots: true}, nil)
 		},
@@ -163,7 +164,7 @@ func (a *app) repair(ctx context.Context, s *repairFlags, opt repo.RepairOptions
 	start := now()
 	var jerr error
 	res, err := r.Repair(ctx, opt, func(st repo.RepairStep) {
-		if e := a.repairStep(st); e != nil {
+		if e := a.repairStep(st, s.dryRun); e != nil {
 			jerr = e
 		}
 	})
@@ -180,7 +181,11 @@ func (a *app) repair(ctx context.Context, s *repairFlags, opt repo.RepairOptions
 	}
 	a.repairSummary(&res, &opt)
 	if res.Lost > 0 || res.Hopeless > 0 {
-		return fmt.Errorf("something stays lost: %w", errDamaged)
+		hint := ""
+		if s.from.none() {
+			hint = "; --from REPOSITORY or --from-dir DIR may still hold it"
+		}
+		return fmt.Errorf("something stays lost: %w%s", errDamaged, hint)
 	}
 	return nil
 }
@@ -207,13 +212,16 @@ func (a *app) repairSummary(res *repo.RepairResult, opt *repo.RepairOptions) {
 	if opt.DryRun {
 		a.sayf("dry run: nothing was changed")
 	}
+	if res.Damaged > 0 && opt.Packs && !opt.DryRun {
+		a.sayf("  the damaged packs stay until `cutbank prune`, which removes them once nothing in them is needed")
+	}
 	if res.Snapshots > 0 && !opt.DryRun {
 		a.sayf("  the damaged ones stay until `cutbank forget`")
 	}
 }
 
 // repairStep prints one step.
-func (a *app) repairStep(st repo.RepairStep) error {
+func (a *app) repairStep(st repo.RepairStep, dry bool) error {
 	o := object{"do": st.Do}
 	if st.Object != "" {
 		o["object"] = st.Object
@@ -242,7 +250,11 @@ func (a *app) repairStep(st repo.RepairStep) error {
 		o["error"] = st.Err.Error()
 	}
 	if st.Do != repo.RepairFound || a.verbose { // one for each chunk; the sum is told
-		a.printf("%s\n", repairText(st))
+		text := repairText(st)
+		if dry && slices.Contains([]string{repo.RepairListed, repo.RepairDropped, repo.RepairRemoved, repo.RepairSalvaged, repo.RepairSnapshot}, st.Do) {
+			text = "would be " + text
+		}
+		a.printf("%s\n", text)
 	}
 	return a.emit("repair-step", o)
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"os"
@@ -23,14 +22,18 @@ import (
 
 // fromFlags say where lost chunks may come from.
 type fromFlags struct {
-	repo, passwordFile string
-	dirs               []string
+	repo, passwordFile, passwordCommand string
+	dirs                                []string
 }
+
+// none tells that there is nowhere to look.
+func (s *fromFlags) none() bool { return s.repo == "" && len(s.dirs) == 0 }
 
 func (s *fromFlags) add(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&s.repo, "from", "", "a second repository that may have what is lost")
-	f.StringVar(&s.passwordFile, "from-password-file", "", "file whose first line is its password (or CUTBANK_FROM_PASSWORD)")
+	f.StringVar(&s.passwordCommand, "from-password-command", "", "command whose first line of output is the password of --from")
+	f.StringVar(&s.passwordFile, "from-password-file", "", "file whose first line is the password of --from (or CUTBANK_FROM_PASSWORD)")
 	f.StringArrayVar(&s.dirs, "from-dir", nil, "a directory that may still hold what is lost: / or a copy of what was snapshotted; repeatable")
 }
 
@@ -75,9 +78,11 @@ func (a *app) openFrom(ctx context.Context, s *fromFlags) (*repo.Repo, error) {
 		return nil, err
 	}
 	env := os.Getenv("CUTBANK_FROM_PASSWORD")
-	opt.Credential, opt.NoOpenKeys = nil, s.passwordFile != "" || env != ""
+	opt.Credential, opt.NoOpenKeys = nil, s.passwordCommand != "" || s.passwordFile != "" || env != ""
 	opt.Password = func() (string, error) {
 		switch {
+		case s.passwordCommand != "":
+			return a.commandPassword("--from-password-command", s.passwordCommand)
 		case s.passwordFile != "":
 			p, err := os.ReadFile(s.passwordFile)
 			if err != nil {
@@ -88,17 +93,11 @@ func (a *app) openFrom(ctx context.Context, s *fromFlags) (*repo.Repo, error) {
 			return env, nil
 		}
 		p, err := a.promptPassword("password of "+s.repo+": ", false)
-		if errors.Is(err, errNoPassword) {
-			err = fmt.Errorf("a password is needed: %w", repo.ErrKey)
-		}
 		return p, err
 	}
 	other, err := repo.Open(ctx, b, opt)
 	if err != nil {
-		if errors.Is(err, repo.ErrKey) {
-			err = fmt.Errorf("%w; set CUTBANK_FROM_PASSWORD or --from-password-file", err)
-		}
-		return nil, fmt.Errorf("--from %s: %w", s.repo, err)
+		return nil, a.otherError("from", s.repo, err)
 	}
 	return other, nil
 }

@@ -61,7 +61,7 @@ TIME of one gets "-2".`,
 		RunE: func(c *cobra.Command, args []string) error { return a.snapshot(c.Context(), &s, args) },
 	}
 	f := c.Flags()
-	f.StringVarP(&s.name, "name", "n", defaultName(), "what the snapshots of this source are called")
+	f.StringVar(&s.name, "name", defaultName(), "what the snapshots of this source are called")
 	f.StringVar(&s.label, "label", "", "a label for this snapshot, unique for the name")
 	f.StringVar(&s.note, "note", "", "a note for people")
 	f.StringSliceVar(&s.tags, "tag", nil, "a tag; repeatable")
@@ -71,7 +71,8 @@ TIME of one gets "-2".`,
 	f.StringVar(&s.stdin, "stdin", "", "keep standard input as a file of this name")
 	f.StringVar(&s.compression, "compression", "fastest", "fastest, default or better")
 	f.BoolVar(&s.noParent, "no-parent", false, "read every file, changed or not")
-	f.DurationVar(&a.heartbeat, "heartbeat", repo.DefaultHeartbeat, "how often to give a sign of life; several times within the --grace of prune")
+	a.heartbeat = repo.DefaultHeartbeat
+	f.Var((*spanFlag)(&a.heartbeat), "heartbeat", "how often to give a sign of life; several times within the --grace of prune")
 	f.IntVar(&s.workers, "workers", 0, "files read at once (default: one for each core)")
 	return c
 }
@@ -88,9 +89,6 @@ func (a *app) snapshot(ctx context.Context, s *snapshotFlags, args []string) err
 	a.level = level
 	if err := repo.CheckName(s.name); err != nil {
 		return usagef("%v: use --name", err)
-	}
-	if a.heartbeat <= 0 {
-		return usagef("--heartbeat %s: want more than nothing", a.heartbeat)
 	}
 	if s.workers < 0 {
 		return usagef("--workers %d: want 1 or more", s.workers)

@@ -42,7 +42,7 @@ pinned, and when it expires.`,
 			return damage
 		},
 	}
-	c.Flags().StringSliceVarP(&names, "name", "n", nil, "only snapshots of this name; repeatable")
+	c.Flags().StringSliceVar(&names, "name", nil, "only snapshots of this name; repeatable")
 	c.Flags().StringSliceVar(&tags, "tag", nil, "only snapshots with this tag; repeatable")
 	return c
 }

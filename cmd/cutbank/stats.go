@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -166,6 +167,7 @@ type repoSums struct {
 	copies               uint64 // stored bytes of chunks that are there more than once
 	data, meta, unlisted objects
 	segments, rest, all  objects
+	parity               objects // of the rest
 }
 
 func (a *app) repoStats(ctx context.Context) error {
@@ -218,6 +220,9 @@ func (s *repoSums) countObjects(ctx context.Context, r *repo.Repo) error {
 			s.segments.add(info.Size)
 		} else {
 			s.rest.add(info.Size)
+		}
+		if strings.HasPrefix(info.Name, "parity/") {
+			s.parity.add(info.Size)
 		}
 	}
 	return nil
@@ -315,7 +320,10 @@ func (a *app) printRepoStats(s *repoSums) error {
 			row("unlisted packs", s.unlisted.N, s.unlisted.Bytes, "of writers at work, or interrupted")
 		}
 		row("index", s.segments.N, s.segments.Bytes, "")
-		row("other objects", s.rest.N, s.rest.Bytes, "")
+		if s.parity.N > 0 {
+			row("parity", s.parity.N, s.parity.Bytes, "of packs")
+		}
+		row("other objects", s.rest.N-s.parity.N, s.rest.Bytes-s.parity.Bytes, "")
 		row("repository", s.all.N, s.all.Bytes, fmt.Sprintf("ratio %.2f", total))
 	}); err != nil {
 		return err
@@ -325,5 +333,5 @@ func (a *app) printRepoStats(s *repoSums) error {
 	}
 	return a.emit("stats", object{"snapshots": s.snapshots, "logical": s.logical, "data": d.object(), "meta": m.object(), "copies": s.copies,
 		"data_packs": s.data.object(), "meta_packs": s.meta.object(), "unlisted_packs": s.unlisted.object(), "index": s.segments.object(),
-		"other": s.rest.object(), "repository": s.all.object(), "dedup_ratio": dedup, "compression_ratio": comp, "ratio": total})
+		"other": s.rest.object(), "parity": s.parity.object(), "repository": s.all.object(), "dedup_ratio": dedup, "compression_ratio": comp, "ratio": total})
 }

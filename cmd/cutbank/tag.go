@@ -23,7 +23,7 @@ func (a *app) tagCommand() *cobra.Command {
 		Example: `  cutbank tag add -r /backup web/latest release
   cutbank tag remove -r /backup 4f3a9c 81d2aa release
   cutbank tag list -r /backup`,
-		Args: exactly(0, "a subcommand: add, remove or list"),
+		Args: subcommand("add, remove or list"),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(a.tagAddCommand(), a.tagRemoveCommand(), a.tagListCommand())

@@ -81,9 +81,9 @@ Differences give exit code 8.`,
 	f := c.Flags()
 	f.BoolVar(&v.readData, "read-data", false, "read every pack and prove every chunk")
 	f.BoolVar(&v.noHeal, "no-heal", false, "change nothing in the repository's packs: heal no damage by parity")
-	f.StringVar(&v.sample, "sample", "", "read this share of the packs, such as 5%")
+	f.StringVar(&v.sample, "sample", "", "read this `SHARE` of the packs, such as 5%")
 	f.Uint64Var(&v.seed, "seed", 0, "which packs --sample reads (default: others each time)")
-	f.StringVar(&v.maxAge, "max-age", "", "read the packs that were not proven for this long, such as 30d")
+	f.StringVar(&v.maxAge, "max-age", "", "read the packs that were not proven for this `SPAN`, such as 30d")
 	f.StringVar(&v.budget, "budget", "", "stop reading packs after this time or so many bytes, such as 10m or 50GB")
 	f.StringVar(&v.against, "against", "", "compare this SNAPSHOT[:PATH] with a live directory")
 	f.StringVar(&v.receipt, "receipt", "", "compare the files of a restore with its receipt")
@@ -178,11 +178,13 @@ func (a *app) verify(ctx context.Context, opt repo.CheckOptions, args []string) 
 	}, nil)
 	start := now()
 	var jerr error
+	said := &damageLines{a: a}
 	res, err := r.Check(ctx, opt, func(d repo.Damage) {
-		if e := a.damage(d); e != nil {
+		if e := said.tell(d); e != nil {
 			jerr = e
 		}
 	})
+	said.more()
 	stop()
 	if err == nil {
 		err = jerr
@@ -200,7 +202,7 @@ func (a *app) verify(ctx context.Context, opt repo.CheckOptions, args []string) 
 		return err
 	}
 	if res.Damages > 0 {
-		return fmt.Errorf("%d findings: %w", res.Damages, errDamaged)
+		return fmt.Errorf("%d findings: %w; `cutbank repair --dry-run` tells what can be brought back", res.Damages, errDamaged)
 	}
 	return nil
 }
@@ -238,6 +240,35 @@ func (a *app) printVerify(res *repo.CheckResult, opt repo.CheckOptions, d time.D
 	return a.emit("verify", o)
 }
 
+// damageLines prints findings. Of the chunks of one file that come one after the
+// other only the first is shown to people, and how many there are more.
+type damageLines struct {
+	a     *app
+	file  string // and in which snapshot
+	hides int
+}
+
+func (l *damageLines) tell(d repo.Damage) error {
+	file := ""
+	if d.Path != "" && d.Snapshot != nil {
+		file = d.Snapshot.ID.String() + d.Path
+	}
+	if !l.a.json && file != "" && file == l.file {
+		l.hides++
+		return nil
+	}
+	l.more()
+	l.file = file
+	return l.a.damage(d)
+}
+
+func (l *damageLines) more() {
+	if l.hides > 0 {
+		l.a.printf("  and %s more of that file\n", countText(uint64(l.hides)))
+	}
+	l.hides = 0
+}
+
 // damage prints one finding: object, or chunk -> file -> snapshot -> node.
 func (a *app) damage(d repo.Damage) error {
 	o := object{"error": d.Err.Error()}
@@ -269,7 +300,7 @@ func (a *app) damage(d repo.Damage) error {
 	if d.Known {
 		what, o["known"] = "lost", true
 	}
-	a.printf("%s: %s: %v\n", what, strings.Join(line, " -> "), d.Err)
+	a.printf("%s: %s: %s\n", what, strings.Join(line, " -> "), strings.TrimPrefix(d.Err.Error(), d.Object+": "))
 	return a.emit("damage", o)
 }
 

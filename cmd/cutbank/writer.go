@@ -30,7 +30,7 @@ owner's key adds and revokes writers.`,
   cutbank snapshot -r /backup --credential web.cred --name web-1 /srv
   cutbank writer list -r /backup
   cutbank writer revoke -r /backup 4f3a9c`,
-		Args: exactly(0, "a subcommand: add, list or revoke"),
+		Args: subcommand("add, list or revoke"),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(a.writerAddCommand(), a.writerListCommand(), a.writerRevokeCommand())
@@ -76,7 +76,7 @@ snapshots.`,
 		},
 	}
 	f := c.Flags()
-	f.StringArrayVarP(&nw.Names, "name", "n", nil, "pattern of snapshot names that it may use; repeatable")
+	f.StringArrayVar(&nw.Names, "name", nil, "pattern of snapshot names that it may use; repeatable")
 	f.StringVar(&expires, "expires", "", "until when, such as 90d or 2027-01-01 (default: for ever)")
 	f.StringVar(&nw.Note, "note", "", "what it is, for people")
 	f.BoolVar(&nw.Trusted, "trusted", false, "let others lean on what it stores before the owner verified it")
@@ -91,7 +91,7 @@ func timeAhead(s string, at time.Time) (time.Time, error) {
 	}
 	w, err := parseWhen(s, at)
 	if err != nil {
-		return time.Time{}, err
+		return time.Time{}, fmt.Errorf("%q is no time: write it like 90d, 2027-01-01 or 2027-01-01T18:00:00Z", s)
 	}
 	if t := w.Time(); t.After(at) {
 		return t, nil
@@ -227,7 +227,7 @@ func (a *app) writerRevokeCommand() *cobra.Command {
 		Long: `revoke ends the right of the writer whose ID starts with ID. Its snapshots that are
 there now stay; nothing that it signs from now on counts, however it is dated.`,
 		Example: `  cutbank writer revoke -r /backup 4f3a9c`,
-		Args:    exactly(1, "one ID; `cutbank writer list` shows them"),
+		Args:    exactly(1, "one ID (`cutbank writer list` shows them)"),
 		RunE: func(c *cobra.Command, args []string) error {
 			r, err := a.repo(c.Context())
 			if err != nil {
