@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -111,7 +112,9 @@ func TestKilledSnapshots(t *testing.T) {
 		}
 	}
 	c.run("snapshot", "--name", "host", src)
-	if after, err := os.ReadDir(c.repo + "/tmp"); err != nil || len(after) > 0 {
+	after, err := os.ReadDir(c.repo + "/tmp")
+	after = slices.DeleteFunc(after, func(e os.DirEntry) bool { return e.Name() == "reserve" })
+	if err != nil || len(after) > 0 {
 		t.Errorf("%d files are left in tmp, %v", len(after), err)
 	}
 	c.verified("at last")
@@ -157,6 +160,58 @@ func TestInterrupted(t *testing.T) {
 	c.restored("at last", "host/latest", src)
 	if n := twice(t, c.open()); n > 0 {
 		t.Errorf("%d chunks are stored twice", n)
+	}
+}
+
+// TestPruneFullDisk frees a disk without a free byte: what nobody needs goes, also
+// where there is no space to copy what is needed in part.
+func TestPruneFullDisk(t *testing.T) {
+	t.Parallel()
+	src := t.TempDir()
+	bulk(t, src, 6, 20)
+	c := newCLI(t)
+	tmpfs(t, c.repo, "40m")
+	c.init()
+	c.run("snapshot", "--name", "all", src)
+	if err := os.RemoveAll(src + "/part1"); err != nil {
+		t.Fatal(err)
+	}
+	c.run("snapshot", "--name", "some", src)
+	bulk(t, src+"/more", 7, 8)
+	c.run("snapshot", "--name", "more", src)
+	c.run("forget", "all/latest")
+	c.run("forget", "more/latest")
+	if err := os.RemoveAll(src + "/more"); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(c.repo + "/filler")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size := 64 << 10; size > 0; size /= 2 {
+		for err = nil; err == nil; {
+			_, err = f.Write(make([]byte, size))
+		}
+	}
+	if f.Close(); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	out, stderr, code := c.try("prune")
+	if code != 1 || !strings.Contains(stderr, "no space to copy") {
+		t.Errorf("prune on a full disk: exit code %d\n%s%s", code, out, stderr)
+	}
+	c.verified("after a prune without space")
+	if err := os.Remove(c.repo + "/filler"); err != nil {
+		t.Fatal(err)
+	}
+	c.run("prune")
+	c.run("prune")
+	c.verified("after a prune with space")
+	c.restored("what was kept", "some/latest", src)
+	for _, what := range []string{"unneeded", "repack", "left"} {
+		if sums := c.json("prune", "prune", "--dry-run")[what].(map[string]any); sums["packs"].(float64) > 0 {
+			t.Errorf("%s: %v", what, sums)
+		}
 	}
 }
 
