@@ -48,6 +48,16 @@ func (c *cli) restored(what, snapshot, src string) {
 	}
 }
 
+// tmp lists what lies half written in the repository.
+func (c *cli) tmp() []os.DirEntry {
+	c.t.Helper()
+	left, err := os.ReadDir(c.repo + "/tmp")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return slices.DeleteFunc(left, func(e os.DirEntry) bool { return e.Name() == "reserve" })
+}
+
 // TestKilledSnapshots kills a snapshot at random moments, again and again:
 // nothing is damaged, the next run goes on, and what was stored is not stored
 // twice.
@@ -98,10 +108,7 @@ func TestKilledSnapshots(t *testing.T) {
 		t.Errorf("only %d of %d were killed", killed, kills)
 	}
 	// What lies half written in tmp goes when it is old.
-	left, err := os.ReadDir(c.repo + "/tmp")
-	if err != nil {
-		t.Fatal(err)
-	}
+	left := c.tmp()
 	yesterday := time.Now().Add(-25 * time.Hour)
 	if err := errors.Join(os.WriteFile(c.repo+"/tmp/999999-0123456789ab~", []byte("half"), 0o600), os.Chtimes(c.repo+"/tmp/999999-0123456789ab~", yesterday, yesterday)); err != nil {
 		t.Fatal(err)
@@ -112,10 +119,8 @@ func TestKilledSnapshots(t *testing.T) {
 		}
 	}
 	c.run("snapshot", "--name", "host", src)
-	after, err := os.ReadDir(c.repo + "/tmp")
-	after = slices.DeleteFunc(after, func(e os.DirEntry) bool { return e.Name() == "reserve" })
-	if err != nil || len(after) > 0 {
-		t.Errorf("%d files are left in tmp, %v", len(after), err)
+	if after := c.tmp(); len(after) > 0 {
+		t.Errorf("%d files are left in tmp", len(after))
 	}
 	c.verified("at last")
 	c.restored("old snapshot", "old/latest", old)
@@ -142,7 +147,7 @@ func TestInterrupted(t *testing.T) {
 		if left, err := os.ReadDir(c.repo + "/intents"); err == nil && len(left) > 0 {
 			t.Errorf("after Ctrl-C at %s, exit code %d, %d intents are left", wait, code, len(left))
 		}
-		if left, err := os.ReadDir(c.repo + "/tmp"); err == nil && len(left) > 0 {
+		if left := c.tmp(); len(left) > 0 {
 			t.Errorf("after Ctrl-C at %s, exit code %d, %d files are left in tmp", wait, code, len(left))
 		}
 		switch {
