@@ -404,3 +404,58 @@ func TestBeatFromTheFuture(t *testing.T) {
 		t.Errorf("%+v, %v", res, err)
 	}
 }
+
+// TestSalvageBesideFalseListings: of a damaged pack others have listed whatever they
+// like, to have what is still in it given up.
+func TestSalvageBesideFalseListings(t *testing.T) {
+	b := backend.NewMem()
+	r := testInit(t, b)
+	honest, hostile := addWriter(t, r, "honest*"), addWriter(t, r, "hostile*")
+	r = testOpen(t, b)
+	text := bytes.Repeat([]byte("honest "), 50)
+	trailer := packOf(t, r, honest, text)
+	list(t, r, honest, trailer)
+	bare := *trailer
+	bare.Frames = nil
+	if err := bare.Sign(hostile); err != nil {
+		t.Fatal(err)
+	}
+	keyed := *trailer
+	var err error
+	if keyed.Epoch, keyed.Wrapped, err = hostile.Wrap(trailer.Name.Object(), make([]byte, 32)); err == nil {
+		err = keyed.Sign(hostile)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 8 {
+		list(t, r, hostile, &bare)
+		list(t, r, hostile, &keyed)
+	}
+	p := get(t, b, trailer.Name.Object())
+	end := int(trailer.Frames[0].Off + trailer.Frames[0].Stored)
+	for what, damage := range map[string]func([]byte){
+		"the closing hash": func(p []byte) { p[len(p)-1] ^= 1 },
+		"the trailer":      func(p []byte) { clear(p[end:]) },
+	} {
+		torn := bytes.Clone(p)
+		damage(torn)
+		all, _, err := r.listings(t.Context(), func(name pack.Name) bool { return name == trailer.Name })
+		if err != nil || len(all[trailer.Name]) != 3 {
+			t.Fatalf("%d listings, %v", len(all[trailer.Name]), err)
+		}
+		s, err := r.newSalvage(trailer.Name, torn, all[trailer.Name]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, lost, err := s.frames(func(f salvagedFrame) error {
+			if !bytes.Equal(f.chunks[0], text) {
+				return errors.New("another chunk")
+			}
+			return nil
+		})
+		if read != 1 || lost != 0 || err != nil {
+			t.Errorf("%s: %d frames read, %d lost, %v", what, read, lost, err)
+		}
+	}
+}

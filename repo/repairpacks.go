@@ -170,7 +170,7 @@ func (p *repairer) salvageAll(ctx context.Context) error {
 		if _, done := p.done[name]; done {
 			continue
 		}
-		whole, err := p.salvage(ctx, name, listed[name])
+		whole, err := p.salvage(ctx, name, listed[name]...)
 		if err != nil {
 			return err
 		}
@@ -186,9 +186,9 @@ func (p *repairer) salvageAll(ctx context.Context) error {
 }
 
 // salvage does that for one pack, by its parity if that covers the damage.
-// listed is what a segment says of the pack, or nil. It reports whether nothing
+// listed is what segments say of the pack. It reports whether nothing
 // of the pack is lost, once what was put is durable.
-func (p *repairer) salvage(ctx context.Context, name pack.Name, listed *pack.Trailer) (whole bool, err error) {
+func (p *repairer) salvage(ctx context.Context, name pack.Name, listed ...*pack.Trailer) (whole bool, err error) {
 	b, err := p.r.readTorn(ctx, name.Object(), pack.MaxSize)
 	if errors.Is(err, fs.ErrNotExist) {
 		delete(p.packs, name)
@@ -222,7 +222,7 @@ func (p *repairer) salvage(ctx context.Context, name pack.Name, listed *pack.Tra
 			return err == nil, err
 		}
 	}
-	s, err := p.r.newSalvage(name, b, listed)
+	s, err := p.r.newSalvage(name, b, listed...)
 	if err != nil {
 		if !gone(err) {
 			return false, err

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -43,17 +44,17 @@ type salvage struct {
 // errNoPackKey says that nothing that holds a pack's key can be read.
 var errNoPackKey = fmt.Errorf("neither its header nor any listing of it can be read: %w", chunk.ErrCorrupt)
 
-// newSalvage prepares to look into a pack's bytes. listed is the pack's trailer
-// as a segment has it, nil if none does.
-func (r *Repo) newSalvage(name pack.Name, p []byte, listed *pack.Trailer) (*salvage, error) {
-	s := &salvage{name: name, p: p, known: listed, max: max(r.cfg.FrameSize, r.cfg.Splitter.Max) + 64<<10, work: 16*int64(len(p)) + 64<<20}
-	if s.known == nil {
-		t, err := pack.ReadTrailer(r.k, name, int64(len(p)), func(off, n int64) ([]byte, error) { return p[off : off+n], nil })
-		if err == nil {
-			s.known = t
-		} else if t := looseTrailer(r.k, name, p); t != nil {
-			s.known = t
-		}
+// newSalvage prepares to look into a pack's bytes. listed are trailers of the pack
+// as segments have them. Its own, if it can be read, says more: any writer can
+// list any pack.
+func (r *Repo) newSalvage(name pack.Name, p []byte, listed ...*pack.Trailer) (*salvage, error) {
+	s := &salvage{name: name, p: p, max: max(r.cfg.FrameSize, r.cfg.Splitter.Max) + 64<<10, work: 16*int64(len(p)) + 64<<20}
+	t, err := pack.ReadTrailer(r.k, name, int64(len(p)), func(off, n int64) ([]byte, error) { return p[off : off+n], nil })
+	if err != nil {
+		t = looseTrailer(r.k, name, p)
+	}
+	if s.known = t; t == nil {
+		s.known = r.likeliest(p, listed)
 	}
 	head, n, err := pack.ParseHeader(p)
 	if s.known != nil {
@@ -68,6 +69,26 @@ func (r *Repo) newSalvage(name pack.Name, p []byte, listed *pack.Trailer) (*salv
 	}
 	s.head, s.start = head, n
 	return s, nil
+}
+
+// likeliest returns the listing that fits a pack's header, or else one of the owner
+// or of these keys, or else any.
+func (r *Repo) likeliest(p []byte, listed []*pack.Trailer) (best *pack.Trailer) {
+	head, _, err := pack.ParseHeader(p)
+	rank := 0
+	for _, t := range listed {
+		of := 1
+		switch w := seal.WriterID(t.Writer); {
+		case err == nil && t.Writer == head.Writer && bytes.Equal(t.Wrapped, head.Wrapped):
+			of = 3
+		case w == r.k.Owner(), w == r.k.Self():
+			of = 2
+		}
+		if of > rank {
+			best, rank = t, of
+		}
+	}
+	return best
 }
 
 // looseTrailer finds the trailer of a pack whose header is damaged, or which has
@@ -204,9 +225,10 @@ func (s *salvage) open(n uint32, off, stored int) (salvagedFrame, bool) {
 }
 
 // listings reads what the segments of the repository list of these packs, and
-// which segments cannot be read. Segments that vanish meanwhile are neither.
-func (r *Repo) listings(ctx context.Context, want func(pack.Name) bool) (found map[pack.Name]*pack.Trailer, damaged map[string]error, err error) {
-	found, damaged = map[pack.Name]*pack.Trailer{}, map[string]error{}
+// which segments cannot be read. Segments that vanish meanwhile are neither. Of
+// each writer it returns one listing of a pack, or two if they differ.
+func (r *Repo) listings(ctx context.Context, want func(pack.Name) bool) (found map[pack.Name][]*pack.Trailer, damaged map[string]error, err error) {
+	found, damaged = map[pack.Name][]*pack.Trailer{}, map[string]error{}
 	for info, err := range r.b.List(ctx, "index/") {
 		if err != nil {
 			return nil, nil, err
@@ -228,9 +250,25 @@ func (r *Repo) listings(ctx context.Context, want func(pack.Name) bool) (found m
 		}
 		for _, t := range seg.Packs {
 			if want(t.Name) && t.Verify(r.k) == nil {
-				found[t.Name] = t
+				found[t.Name] = addListing(found[t.Name], t)
 			}
 		}
 	}
 	return found, damaged, nil
+}
+
+func addListing(all []*pack.Trailer, t *pack.Trailer) []*pack.Trailer {
+	of := 0
+	for _, o := range all {
+		if index.ListingOf(o) == index.ListingOf(t) {
+			return all
+		}
+		if o.Writer == t.Writer {
+			of++
+		}
+	}
+	if of == 2 {
+		return all
+	}
+	return append(all, t)
 }

@@ -89,11 +89,11 @@ func TestSalvage(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := c.damage(bytes.Clone(whole))
-			var listed *pack.Trailer
+			var listed []*pack.Trailer
 			if c.listed {
-				listed = tr
+				listed = append(listed, tr)
 			}
-			s, err := r.newSalvage(tr.Name, b, listed)
+			s, err := r.newSalvage(tr.Name, b, listed...)
 			if !errors.Is(err, c.err) || c.err != nil {
 				if c.err == nil || !errors.Is(err, c.err) {
 					t.Fatalf("%v, want %v", err, c.err)
@@ -144,7 +144,7 @@ func TestSalvageIsBounded(t *testing.T) {
 	for i := n; i+4 <= len(b); i += 4 {
 		binary.LittleEndian.PutUint32(b[i:], 0x2000|0x200000|0x20)
 	}
-	s, err := r.newSalvage(tr.Name, b, nil)
+	s, err := r.newSalvage(tr.Name, b)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,7 +55,7 @@ func (c *cli) tmp() []os.DirEntry {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return slices.DeleteFunc(left, func(e os.DirEntry) bool { return e.Name() == "reserve" })
+	return slices.DeleteFunc(left, func(e os.DirEntry) bool { return e.Name() == "reserve~" })
 }
 
 // TestKilledSnapshots kills a snapshot at random moments, again and again:

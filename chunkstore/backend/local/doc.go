@@ -5,7 +5,7 @@
 // are on the disk; Put returns after its directory entry is, too. Until then it
 // is a file in tmp/ whose name no object can have. So a crash at any moment
 // leaves whole objects and perhaps a file in tmp/, which Sweep removes. Another one
-// there, tmp/reserve, keeps a mebibyte free for when the disk is full.
+// there, tmp/reserve~, keeps a mebibyte free for when the disk is full.
 //
 // The package never changes or replaces a file that is there, never writes
 // outside its folder, and creates nothing when it is only read from.

@@ -325,3 +325,29 @@ func BenchmarkList(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/10_000, "µs/object")
 }
+
+// TestReserve: what is reserved is no object, is not swept, and can be had back
+// once.
+func TestReserve(t *testing.T) {
+	dir := t.TempDir()
+	f, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := f.Reserve(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := f.Sweep(time.Now().Add(1000 * time.Hour)); n != 0 || err != nil {
+		t.Errorf("swept %d, %v", n, err)
+	}
+	for info, err := range f.List(t.Context(), "") {
+		t.Errorf("listed: %v, %v", info, err)
+	}
+	for _, want := range []bool{true, false} {
+		if got, err := f.Release(); got != want || err != nil {
+			t.Errorf("release: %v, %v", got, err)
+		}
+	}
+}

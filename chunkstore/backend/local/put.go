@@ -21,7 +21,7 @@ const (
 	tmpMark = "~"   // ends their names; no object's name has it
 
 	// reserveName is a file in tmp that only takes space, of reserveSize bytes.
-	reserveName = "reserve"
+	reserveName = "reserve" + tmpMark
 	reserveSize = 1 << 20
 
 	// tmpAge is how old a file in tmp is that nobody will finish.
@@ -199,7 +199,7 @@ func (f *Folder) Sweep(now time.Time) (int, error) {
 	n := 0
 	for _, e := range entries {
 		info, err := e.Info()
-		if err != nil || !strings.HasSuffix(e.Name(), tmpMark) || now.Sub(info.ModTime()) < tmpAge {
+		if err != nil || !strings.HasSuffix(e.Name(), tmpMark) || e.Name() == reserveName || now.Sub(info.ModTime()) < tmpAge {
 			continue
 		}
 		if err := os.Remove(filepath.Join(dir, e.Name())); err == nil {
