@@ -291,4 +291,20 @@
 // write; and the clock of a writer, which may lie: what is dated ahead counts
 // from when the storage saw it, and an expired credential can date back until it
 // is revoked.
+//
+// # Where things are
+//
+//	repo, init, config, reconfig, resolve   opening; what all agree on; names
+//	objects                                 the bodies of objects
+//	protocol, session, view, trust          writing, and what all protocols share
+//	forget, marks, retention                what goes, and what was said of it
+//	prune, pruneplan, pruneresolve,         prune: choosing, waiting, copying;
+//	prunecopy, live, full                   what is needed; a full disk
+//	check*, ledger, coverage, losses        verification, and its memory
+//	repair*, salvage, rescue, lose*         what brings back, or does without
+//	heal, parity                            parity
+//	keys, keyset, grants, rotate            passwords and key epochs
+//	writers, owners, credential,            who else may write; who may not
+//	appendonly, localpages*                 remove; what such a node remembers
+//	copy, copypacks                         copies between repositories
 package repo
