@@ -2,18 +2,20 @@
 # make demo    the main job on a small real tree: init, snapshot, mount, list, unmount
 # make test    all tests that are quick and need no network
 # make check   formatting and linters
-# make race    the tests with the race detector
+# make race    the tests with the race detector, without those that run the program as processes
 # make slow    the tests that take minutes: every byte flipped, a million names, crashes
 # make soak    processes beside each other, killed and stopped at random, for SOAK
+# make model   STATES states of the model of writers and pruners, for each setup
 # make fuzz    every fuzz target for FUZZTIME: runs (50000x) or time (10s)
 # make bench   cutbank beside other tools that are on the PATH
 
 GO       ?= go
 FUZZTIME ?= 50000x
 SOAK     ?= 15m
+STATES   ?= 40000000
 BENCH    ?=
 
-.PHONY: build demo test check race slow soak fuzz bench clean
+.PHONY: build demo test check race slow soak model fuzz bench clean
 
 build:
 	$(GO) build -trimpath -o bin/cutbank ./cmd/cutbank
@@ -30,13 +32,16 @@ check:
 	staticcheck ./...
 
 race:
-	$(GO) test -race ./...
+	$(GO) test -race -short ./...
 
 slow:
 	CUTBANK_SLOW=1 $(GO) test -timeout 30m ./...
 
 soak:
 	CUTBANK_SOAK=$(SOAK) $(GO) test -timeout 0 -count 1 -run TestSoak -v ./test
+
+model:
+	CUTBANK_STATES=$(STATES) $(GO) test -timeout 0 -count 1 -run TestModel -v ./repo
 
 fuzz:
 	GO="$(GO)" FUZZTIME=$(FUZZTIME) ./test/fuzz.sh

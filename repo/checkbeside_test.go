@@ -76,6 +76,9 @@ func removePacks(t testing.TB, b backend.Backend) {
 // TestBesideOthers lets others work beneath a check, at each of its calls in
 // turn: nothing that they do is damage.
 func TestBesideOthers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: others work between calls here, not at the same time")
+	}
 	remove := func(t testing.TB, b backend.Backend, prefix string) {
 		for _, name := range names(t, b, prefix) {
 			if err := b.Remove(t.Context(), name); err != nil {

@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -206,9 +207,19 @@ var lagging = []setup{
 // each other. A reader needs no part in it: that each needed chunk lies in a pack
 // that is there and listed, in every state, is all that it asks for.
 func TestModel(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: one goroutine, nothing to race with")
+	}
 	limit := 200_000
 	if os.Getenv("CUTBANK_SLOW") != "" {
-		limit = 40_000_000
+		limit = 2_000_000
+	}
+	if v := os.Getenv("CUTBANK_STATES"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			t.Fatalf("CUTBANK_STATES: %v", err)
+		}
+		limit = n
 	}
 	total := 0
 	for _, c := range append(slices.Clone(setups), lagging...) {

@@ -120,6 +120,9 @@ var lags = []mutation{
 }
 
 func TestMutations(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: one goroutine, nothing to race with")
+	}
 	try := func(m mutation, among []setup) {
 		t.Run(m.name, func(t *testing.T) {
 			states := 0

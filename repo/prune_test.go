@@ -336,6 +336,8 @@ func TestPruneCrashes(t *testing.T) {
 			every := 5
 			if os.Getenv("CUTBANK_SLOW") != "" {
 				every = 1
+			} else if testing.Short() {
+				every = 31
 			}
 			for n := 1 + first; ; n += every {
 				b, now := clocked()

@@ -65,6 +65,9 @@ const password = "correct horse"
 
 func newCLI(t testing.TB) *cli {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("short: the program runs as processes, which is slow, and -race does not look into them")
+	}
 	bin, err := program()
 	if err != nil {
 		t.Fatal(err)

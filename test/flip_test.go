@@ -177,6 +177,9 @@ func TestEveryByteCounts(t *testing.T) {
 		t.Fatalf("unknown objects: %q", res.Unknown)
 	}
 	step := 23
+	if testing.Short() {
+		step = 211
+	}
 	if slow() {
 		step = 1
 	}

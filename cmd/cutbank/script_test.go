@@ -61,11 +61,24 @@ func params(dir string) testscript.Params {
 }
 
 // TestScripts runs testdata/*.txtar: what users type, and what they see.
-func TestScripts(t *testing.T) { testscript.Run(t, params("testdata")) }
+func TestScripts(t *testing.T) {
+	short(t)
+	testscript.Run(t, params("testdata"))
+}
+
+// short skips what runs the program hundreds of times, each of which derives a key
+// from a password: under -race that takes many minutes.
+func short(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("short: the program runs as processes")
+	}
+}
 
 // TestReadme runs the README's examples as they stand there, with the file
 // system's root moved into a temporary folder.
 func TestReadme(t *testing.T) {
+	short(t)
 	p, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
