@@ -121,6 +121,12 @@ func sweep(t *testing.T, all map[string][]byte, damages func(yield func(damage) 
 					replace(t, mem, name, p)
 				}
 				said := heard(t, mem, r)
+				for info, err := range mem.List(t.Context(), "ledger/") {
+					// What verify has written down says of a damage that is over.
+					if _, was := all[info.Name]; err != nil || !was && mem.Remove(t.Context(), info.Name) != nil {
+						t.Errorf("%s: %v", info.Name, err)
+					}
+				}
 				for name := range d.data {
 					tried.Add(1)
 					if !strings.Contains(said, name) && missed.Add(1) <= 20 {
@@ -176,15 +182,15 @@ func TestEveryByteCounts(t *testing.T) {
 	if res := clean(t, "before", open(t, b)); len(res.Unknown) > 0 {
 		t.Fatalf("unknown objects: %q", res.Unknown)
 	}
-	step := 23
+	step, together := 23, 1
 	if testing.Short() {
-		step = 211
+		step, together = 211, 17
 	}
 	if slow() {
 		step = 1
 	}
 	sweep(t, all, func(yield func(damage) bool) {
-		for at := range longest {
+		for at := 0; at < longest; at += together {
 			d := damage{fmt.Sprintf("byte %d flipped in all files", at), map[string][]byte{}, true}
 			for name, p := range all {
 				if at < len(p) {
