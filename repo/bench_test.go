@@ -67,6 +67,7 @@ func planOnce(b *testing.B, dir string) {
 	opt := testOptions(b)
 	opt.Logf = nil
 	opt.CacheDir = b.TempDir()
+	opt.FrameCache = 24 << 20 // as the program does
 	begin := time.Now()
 	r, err := Open(b.Context(), s, opt)
 	if err != nil {
