@@ -131,12 +131,12 @@ func (r *Repo) NewBytes(ctx context.Context, snaps, known []*Snapshot) (uint64, 
 // What it calls met for is marked in seen, pages only. A page comes before what is
 // below it; page, if it is not nil, is then given its bytes.
 func (r *Repo) reach(ctx context.Context, seen *liveSet, roots []PageID, met func(pack.Kind, chunk.ID) error, page func(chunk.ID, []byte) error) error {
-	var todo []chunk.ID
+	var unwalked []chunk.ID
 	var err error
 	add := func(id chunk.ID) {
 		if err == nil && seen.add(pack.Meta, &id) {
 			if err = met(pack.Meta, id); err == nil {
-				todo = append(todo, id)
+				unwalked = append(unwalked, id)
 			}
 		}
 	}
@@ -150,12 +150,12 @@ func (r *Repo) reach(ctx context.Context, seen *liveSet, roots []PageID, met fun
 			add(root.ID)
 		}
 	}
-	for len(todo) > 0 && err == nil {
+	for len(unwalked) > 0 && err == nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		id := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
+		id := unwalked[len(unwalked)-1]
+		unwalked = unwalked[:len(unwalked)-1]
 		p, perr := r.store.Page(ctx, id)
 		if perr == nil && page != nil {
 			perr = page(id, p)

@@ -176,14 +176,14 @@ type MarkProgress struct{ Snapshots, SnapshotsTotal, Pages atomic.Uint64 }
 
 // marker walks trees with all cores. A page is walked once.
 type marker struct {
-	r    *Repo
-	m    *liveSet
-	p    *MarkProgress
-	mu   sync.Mutex
-	more sync.Cond
-	todo []chunk.ID // pages marked, but not walked yet
-	busy int
-	err  error
+	r        *Repo
+	m        *liveSet
+	p        *MarkProgress
+	mu       sync.Mutex
+	more     sync.Cond
+	unwalked []chunk.ID // pages marked, but not walked yet
+	busy     int
+	err      error
 }
 
 // markBatch is how many pages a worker takes at once.
@@ -200,7 +200,7 @@ func (r *Repo) markLive(ctx context.Context, m *liveSet, snaps []*Snapshot, p *M
 	for _, s := range snaps {
 		for _, root := range []chunk.ID{s.Tree.ID, s.Witness.ID} {
 			if !root.IsZero() && m.add(pack.Meta, &root) {
-				w.todo = append(w.todo, root)
+				w.unwalked = append(w.unwalked, root)
 			}
 		}
 		if err := w.run(ctx); err != nil {
@@ -213,7 +213,7 @@ func (r *Repo) markLive(ctx context.Context, m *liveSet, snaps []*Snapshot, p *M
 
 // run walks until nothing is left to do.
 func (w *marker) run(ctx context.Context) error {
-	if len(w.todo) == 0 {
+	if len(w.unwalked) == 0 {
 		return ctx.Err()
 	}
 	var wg sync.WaitGroup
@@ -233,23 +233,23 @@ func (w *marker) worker(ctx context.Context) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for {
-		for len(w.todo) == 0 && w.busy > 0 && w.err == nil {
+		for len(w.unwalked) == 0 && w.busy > 0 && w.err == nil {
 			w.more.Wait()
 		}
-		if len(w.todo) == 0 || w.err != nil {
+		if len(w.unwalked) == 0 || w.err != nil {
 			w.more.Broadcast()
 			return
 		}
-		n := len(w.todo) - min(markBatch, len(w.todo))
-		batch = append(batch[:0], w.todo[n:]...)
-		w.todo = w.todo[:n]
+		n := len(w.unwalked) - min(markBatch, len(w.unwalked))
+		batch = append(batch[:0], w.unwalked[n:]...)
+		w.unwalked = w.unwalked[:n]
 		w.busy++
 		w.mu.Unlock()
 		var err error
 		found, err = w.walk(ctx, batch, found[:0])
 		w.mu.Lock()
 		w.busy--
-		w.todo = append(w.todo, found...)
+		w.unwalked = append(w.unwalked, found...)
 		if err != nil && w.err == nil {
 			w.err = err
 		}

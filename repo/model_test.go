@@ -50,8 +50,8 @@ type finding struct {
 // many those were, and the first bad one.
 func (sp *spec) explore(c setup, limit int) (states int, bad *finding) {
 	type frame struct {
-		todo []next
-		at   int // of todo, being visited
+		after []next
+		at    int // of after, being visited
 	}
 	if sp.lag = c.lag; !sp.lag { // then it takes no time
 		sp.begin, sp.prune, sp.forget, sp.merge = without(sp.begin, doCatchUp), without(sp.prune, doCatchUp), without(sp.forget, doCatchUp), without(sp.merge, doCatchUp)
@@ -60,16 +60,16 @@ func (sp *spec) explore(c setup, limit int) (states int, bad *finding) {
 	seed := maphash.MakeSeed()
 	var seen fingerprints
 	first := firstWorld(c)
-	stack := []frame{{todo: sp.successors(c, &first, nil), at: -1}}
+	stack := []frame{{after: sp.successors(c, &first, nil), at: -1}}
 	var free [][]next
 	for len(stack) > 0 && seen.n < limit {
 		f := &stack[len(stack)-1]
-		if f.at++; f.at == len(f.todo) {
-			free = append(free, f.todo[:0])
+		if f.at++; f.at == len(f.after) {
+			free = append(free, f.after[:0])
 			stack = stack[:len(stack)-1]
 			continue
 		}
-		s := &f.todo[f.at].s
+		s := &f.after[f.at].s
 		h := maphash.Comparable(seed, *s)
 		if !seen.add(h) {
 			continue
@@ -85,11 +85,11 @@ func (sp *spec) explore(c setup, limit int) (states int, bad *finding) {
 			}
 			return seen.n, sp.retrace(c, path, what)
 		}
-		var todo []next
+		var after []next
 		if n := len(free); n > 0 {
-			todo, free = free[n-1], free[:n-1]
+			after, free = free[n-1], free[:n-1]
 		}
-		stack = append(stack, frame{sp.successors(c, s, todo), -1})
+		stack = append(stack, frame{sp.successors(c, s, after), -1})
 	}
 	return seen.n, nil
 }

@@ -93,7 +93,7 @@ func judge(intent bool, r recordState, stale bool) verdict {
 	return alive
 }
 
-// mayRemovePacks reports whether a pruner may go on to mark and remove.
+// resolved reports whether a pruner need not wait for the writer any more.
 func (v verdict) resolved() bool { return v != alive && v != silent }
 
 // outcome is what a Put of the record came to.

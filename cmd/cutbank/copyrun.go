@@ -142,7 +142,7 @@ func (k *copying) round(ctx context.Context) error {
 	maps.DeleteFunc(k.failed, func(id repo.ID, _ failure) bool {
 		return !slices.ContainsFunc(b.src, func(s *repo.Snapshot) bool { return s.ID == id })
 	})
-	var todo []*repo.Snapshot
+	var wanted []*repo.Snapshot
 	taken := map[repo.Origin]bool{}
 	for _, s := range b.chosen {
 		o := k.src.OriginOf(s)
@@ -152,13 +152,13 @@ func (k *copying) round(ctx context.Context) error {
 		case bad && now().Sub(fail.when) < maxPause: // it stays damaged until somebody repairs it
 		default:
 			taken[o] = true
-			todo = append(todo, s)
+			wanted = append(wanted, s)
 		}
 	}
 	if k.f.dryRun {
-		return k.plan(ctx, b, todo, res)
+		return k.plan(ctx, b, wanted, res)
 	}
-	err = k.copyAll(ctx, b, todo, res)
+	err = k.copyAll(ctx, b, wanted, res)
 	if err == nil && k.f.marks {
 		err = k.allMarks(ctx, b, res)
 	}
@@ -186,27 +186,27 @@ func (k *copying) damaged() error {
 }
 
 // plan tells what would be copied.
-func (k *copying) plan(ctx context.Context, b *bothSides, todo []*repo.Snapshot, res *copyResult) error {
-	for _, s := range todo {
+func (k *copying) plan(ctx context.Context, b *bothSides, wanted []*repo.Snapshot, res *copyResult) error {
+	for _, s := range wanted {
 		if err := k.a.emit("copy-plan", object{"id": s.ID.String(), "name": s.Name, "dir": s.Dir, "files": s.Totals.Files, "bytes": s.Totals.Bytes}); err != nil {
 			return err
 		}
 	}
 	if err := k.a.table(func(w *tabwriter.Writer) {
-		if len(todo) > 0 {
+		if len(wanted) > 0 {
 			fmt.Fprintln(w, "ID\tNAME\tTIME\tFILES\tSIZE")
 		}
-		for _, s := range todo {
+		for _, s := range wanted {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", s.ID.String()[:8], s.Name, s.Dir, countText(s.Totals.Files), bytesText(s.Totals.Bytes))
 		}
 	}); err != nil {
 		return err
 	}
-	size, err := k.src.NewBytes(ctx, todo, k.known(b))
+	size, err := k.src.NewBytes(ctx, wanted, k.known(b))
 	if err != nil {
 		return err
 	}
-	k.a.sayf("%d snapshots would be copied, with about %s that no copied snapshot has; %d have a copy", len(todo), bytesText(size), res.skipped)
+	k.a.sayf("%d snapshots would be copied, with about %s that no copied snapshot has; %d have a copy", len(wanted), bytesText(size), res.skipped)
 	var refused error
 	if k.f.forget {
 		refused = k.forgetGone(ctx, b, res)
@@ -214,7 +214,7 @@ func (k *copying) plan(ctx context.Context, b *bothSides, todo []*repo.Snapshot,
 			k.a.sayf("%d copies would be forgotten", res.forgotten)
 		}
 	}
-	err = k.a.emit("copy", object{"dry_run": true, "copied": len(todo), "skipped": res.skipped, "failed": 0, "gone": 0, "forgotten": res.forgotten, "marked": 0, "verified": 0,
+	err = k.a.emit("copy", object{"dry_run": true, "copied": len(wanted), "skipped": res.skipped, "failed": 0, "gone": 0, "forgotten": res.forgotten, "marked": 0, "verified": 0,
 		"read_bytes": size, "new_bytes": 0, "stored": 0, "seconds": 0})
 	return errors.Join(err, refused)
 }
@@ -232,8 +232,8 @@ func (k *copying) known(b *bothSides) []*repo.Snapshot {
 
 // copyAll copies snapshots, oldest first. One whose data is damaged is left out,
 // with a word.
-func (k *copying) copyAll(ctx context.Context, b *bothSides, todo []*repo.Snapshot, res *copyResult) error {
-	if len(todo) == 0 {
+func (k *copying) copyAll(ctx context.Context, b *bothSides, wanted []*repo.Snapshot, res *copyResult) error {
+	if len(wanted) == 0 {
 		return nil
 	}
 	done := k.p.Done()
@@ -242,7 +242,7 @@ func (k *copying) copyAll(ctx context.Context, b *bothSides, todo []*repo.Snapsh
 	count, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
-		if size, err := k.src.NewBytes(count, todo, k.known(b)); err == nil {
+		if size, err := k.src.NewBytes(count, wanted, k.known(b)); err == nil {
 			k.total.Store(size)
 		}
 	}()
@@ -251,19 +251,19 @@ func (k *copying) copyAll(ctx context.Context, b *bothSides, todo []*repo.Snapsh
 		if total > 0 {
 			at = min(at, total) // some may be read twice
 		}
-		return status{at, total, fmt.Sprintf("%d of %d snapshots, %s files, %s new", k.copied.Load(), len(todo), countText(k.p.Files.Load()), bytesText(k.p.NewBytes.Load()+k.p.Packs.Bytes.Load()))}
+		return status{at, total, fmt.Sprintf("%d of %d snapshots, %s files, %s new", k.copied.Load(), len(wanted), countText(k.p.Files.Load()), bytesText(k.p.NewBytes.Load()+k.p.Packs.Bytes.Load()))}
 	}, func() object {
-		return object{"snapshots": k.copied.Load(), "snapshots_total": len(todo)}
+		return object{"snapshots": k.copied.Load(), "snapshots_total": len(wanted)}
 	})
 	defer end()
-	for _, s := range todo {
+	for _, s := range wanted {
 		if err := k.one(ctx, b, s, res); err != nil {
 			return err
 		}
 		k.copied.Add(1)
 	}
 	if k.f.verify && k.c.AsIs() {
-		return k.check(ctx, b, todo, res)
+		return k.check(ctx, b, wanted, res)
 	}
 	return nil
 }

@@ -221,6 +221,19 @@ func (a *app) find(ctx context.Context, s *findFlags, w *wanted) error {
 	return damage
 }
 
+// snapshotsNamed returns the snapshots that args name, none for no args. What
+// cannot be read of the others is told, and no reason to stop.
+func (a *app) snapshotsNamed(ctx context.Context, r *repo.Repo, args []string) ([]*repo.Snapshot, error) {
+	if len(args) == 0 {
+		return nil, nil
+	}
+	snaps, err := r.Snapshots(ctx)
+	if err != nil {
+		a.warnf("%v", err)
+	}
+	return pick(snaps, args)
+}
+
 // pick returns the snapshots that args mean, in the order of snaps.
 func pick(snaps []*repo.Snapshot, args []string) ([]*repo.Snapshot, error) {
 	chosen := map[repo.ID]bool{}

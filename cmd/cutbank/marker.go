@@ -84,49 +84,22 @@ func (m *marker) tree(ctx context.Context, id chunk.ID, group uint16) error {
 	if err != nil {
 		return err
 	}
-	pg, err := tree.ParsePage(b)
+	m.pages.Add(1)
+	var pages []chunk.ID
+	var bad error
+	err = tree.References(b, func(id chunk.ID) { pages = append(pages, id) }, func(id chunk.ID) {
+		if _, e := m.refer(id, group, false); bad == nil {
+			bad = e
+		}
+	})
 	if err != nil {
 		return fmt.Errorf("page %s: %w", id, err)
 	}
-	m.pages.Add(1)
-	for i := range pg.Refs {
-		if err := m.tree(ctx, pg.Refs[i].ID, group); err != nil {
-			return err
-		}
+	if bad != nil {
+		return bad
 	}
-	for i := range pg.Entries {
-		if err := m.entry(ctx, &pg.Entries[i], group); err != nil {
-			return err
-		}
-	}
-	for i := range pg.Witness {
-		if root := pg.Witness[i].Root; !root.IsZero() {
-			if err := m.tree(ctx, root, group); err != nil {
-				return err
-			}
-		}
-	}
-	return m.extents(pg.Extents, group)
-}
-
-func (m *marker) entry(ctx context.Context, e *tree.Entry, group uint16) error {
-	for _, id := range []chunk.ID{e.XattrPage, e.Recipe, e.Root} {
-		if id.IsZero() {
-			continue
-		}
+	for _, id := range pages {
 		if err := m.tree(ctx, id, group); err != nil {
-			return err
-		}
-	}
-	return m.extents(e.Extents, group)
-}
-
-func (m *marker) extents(xs []tree.Extent, group uint16) error {
-	for i := range xs {
-		if xs[i].Kind != tree.Data {
-			continue
-		}
-		if _, err := m.refer(xs[i].ID, group, false); err != nil {
 			return err
 		}
 	}

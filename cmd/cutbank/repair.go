@@ -138,18 +138,8 @@ func (a *app) repair(ctx context.Context, s *repairFlags, opt repo.RepairOptions
 	if err != nil {
 		return err
 	}
-	if len(args) > 0 {
-		snaps, err := r.Snapshots(ctx)
-		if err != nil {
-			a.warnf("%v", err)
-		}
-		for _, arg := range args {
-			snap, err := repo.Find(snaps, arg)
-			if err != nil {
-				return err
-			}
-			opt.Only = append(opt.Only, snap)
-		}
+	if opt.Only, err = a.snapshotsNamed(ctx, r, args); err != nil {
+		return err
 	}
 	donors, done, err := a.donors(ctx, r, &s.from)
 	if err != nil {

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -12,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
-	"github.com/cutbankfs/cutbank/chunkstore/seal"
 	"github.com/cutbankfs/cutbank/index"
 	"github.com/cutbankfs/cutbank/repo"
 )
@@ -228,44 +225,13 @@ func (s *repoSums) countObjects(ctx context.Context, r *repo.Repo) error {
 	return nil
 }
 
-// countChunks reads the segments, one at a time, and counts each chunk of each
-// pack once.
+// countChunks counts each chunk of each pack once.
 func (s *repoSums) countChunks(ctx context.Context, r *repo.Repo) error {
-	seen := map[index.SegmentName]bool{}
-	packs := map[pack.Name]bool{}
 	refs := newRefSet()
-	// Segments are merged by other processes meanwhile: one that is gone is
-	// listed again in the merged one.
-	for gone := true; gone; {
-		gone = false
-		for info, err := range r.Backend().List(ctx, "index/") {
-			if err != nil {
-				return err
-			}
-			name, ok := index.ParseSegmentName(info.Name)
-			if !ok || seen[name] {
-				continue
-			}
-			seen[name] = true
-			seg, err := readSegment(ctx, r, info.Name)
-			if errors.Is(err, fs.ErrNotExist) {
-				gone = true
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			for _, t := range seg.Packs {
-				if _, known, err := r.Index().Pack(t.Name); err != nil {
-					return err
-				} else if known && !packs[t.Name] {
-					packs[t.Name] = true
-					s.countPack(t, refs)
-				}
-			}
-		}
-	}
-	return nil
+	return r.Index().EachPack(ctx, func(t *pack.Trailer) error {
+		s.countPack(t, refs)
+		return ctx.Err()
+	})
 }
 
 func (s *repoSums) countPack(t *pack.Trailer, refs *refSet) {
@@ -284,22 +250,6 @@ func (s *repoSums) countPack(t *pack.Trailer, refs *refSet) {
 			}
 		}
 	}
-}
-
-func readSegment(ctx context.Context, r *repo.Repo, name string) (*index.Segment, error) {
-	p, err := r.Backend().Get(ctx, name, 0, -1)
-	if err != nil {
-		return nil, err
-	}
-	o, err := r.SecretKeys().OpenAs(name, seal.KindSegment, p)
-	if err != nil {
-		return nil, err
-	}
-	seg, err := index.ParseSegment(o.Body)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return seg, nil
 }
 
 func (a *app) printRepoStats(s *repoSums) error {

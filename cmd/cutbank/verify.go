@@ -158,18 +158,8 @@ func (a *app) verify(ctx context.Context, opt repo.CheckOptions, args []string) 
 	if err != nil {
 		return err
 	}
-	if len(args) > 0 {
-		snaps, err := r.Snapshots(ctx)
-		if err != nil {
-			a.warnf("%v", err)
-		}
-		for _, arg := range args {
-			s, err := repo.Find(snaps, arg)
-			if err != nil {
-				return err
-			}
-			opt.Snapshots = append(opt.Snapshots, s)
-		}
+	if opt.Snapshots, err = a.snapshotsNamed(ctx, r, args); err != nil {
+		return err
 	}
 	var p repo.CheckProgress
 	opt.Progress = &p
