@@ -45,7 +45,7 @@ chunkstore/chunk, repo/tree                     < fs/snapfs, fs/mount, fs/restor
 repo/tree                                       < fs/tarball;
 
 # Who joins the rooms.
-chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend, chunkstore/backend/local,
+chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend, chunkstore/backend/local, chunkstore/backend/s3, chunkstore/backend/web,
 index, repo, repo/tree, snapshotter, snapshotter/source,
 fs/snapfs, fs/mount, fs/restore, fs/diff, fs/tarball, bench/dedup < cmd/cutbank;
 chunkstore/chunk, chunkstore/seal, repo/tree, snapshotter/source, test/gen < bench/...;
@@ -63,12 +63,15 @@ github.com/hanwen/go-fuse/v2                    < fs/mount;
 golang.org/x/crypto                             < repo;
 golang.org/x/sync                               < index;
 google.golang.org/protobuf                      < chunkstore/pack, repo/tree, index;
+github.com/minio/minio-go/v7                    < chunkstore/backend/s3;
 github.com/bmatcuk/doublestar/v4                < fs/restore, cmd/cutbank;
 github.com/spf13/cobra, github.com/schollz/progressbar/v3, github.com/go-git/go-git/v5, golang.org/x/term < cmd/cutbank;
 golang.org/x/sys < chunkstore/backend/local, index, snapshotter/source, fs/mount, fs/restore, cmd/cutbank, test/gen, bench/...;
 
 # The standard library, where it reaches out of the process.
 os/exec                                         < fs/mount, cmd/cutbank, bench/...;
+net, net/http                                   < chunkstore/backend/web, chunkstore/backend/s3;
+net/http                                        < cmd/cutbank;
 `
 
 // why says what each third-party module is for. A module without a reason, or
@@ -83,6 +86,7 @@ var why = map[string]string{
 	"golang.org/x/crypto":               "argon2id, for passwords",
 	"golang.org/x/sync":                 "errgroup, where segments are read side by side",
 	"google.golang.org/protobuf":        "protowire only: the wire format of trailers, segments and pages",
+	"github.com/minio/minio-go/v7":      "S3: signatures, credentials of every kind, the dialects of its servers",
 	"github.com/bmatcuk/doublestar/v4":  "globs with **, as users of rsync and git expect",
 	"github.com/spf13/cobra":            "commands, flags, completion",
 	"github.com/schollz/progressbar/v3": "a progress bar that copes with what is no terminal",

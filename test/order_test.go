@@ -92,6 +92,8 @@ var chances = map[string]string{
 	"fs/restore/receipt.go time":                  "a receipt says when it was written",
 	"index/db.go crypto/rand":                     "the default source of segment names; repo hands its own down",
 	"repo/checkpacks.go math/rand/v2":             "which packs a sample reads, from the seed it is given",
+	"chunkstore/backend/remote.go math/rand/v2":   "pauses of different length",
+	"chunkstore/backend/web/conn.go time":         "deadlines and rates of connections, over in seconds",
 	"test/gen/content.go math/rand/v2":            "seeded",
 	"test/gen/gen.go math/rand/v2":                "seeded",
 	"test/gen/mutate.go math/rand/v2":             "seeded",

@@ -16,7 +16,7 @@ func TestReadmeTour(t *testing.T) {
 		t.Fatal(err)
 	}
 	var rooms []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z/]+)` \\|").FindAllStringSubmatch(string(readme), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9/]+)` \\|").FindAllStringSubmatch(string(readme), -1) {
 		rooms = append(rooms, m[1])
 	}
 	out, err := exec.Command("go", "list", "../...").Output()

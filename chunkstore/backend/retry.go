@@ -14,14 +14,14 @@ import (
 // Retry returns b with calls repeated that fail for a reason that may pass.
 //
 // After the n-th failure of a call (n from 1), backoff says how long to wait
-// and whether to try again. A List is repeated only as long as it has yielded
-// nothing.
+// and whether to try again. A List that has yielded something goes on behind it
+// where b is a Resumer, and is not repeated otherwise.
 //
 // A Put whose answer was lost may have been done, and what it stored may since
 // have been removed on purpose: repeating it would bring that back. So a Put is
-// repeated only where again says that its name may be put twice; nil stands for
-// never. If a repeated Put then finds the name taken, and its own bytes under
-// it, it has succeeded.
+// repeated only after ErrNotDone, or where again says that its name may be put
+// twice; nil stands for never. If a repeated Put then finds the name taken, and
+// its own bytes under it, it has succeeded.
 func Retry(b Backend, backoff func(n int) (wait time.Duration, again bool), again func(name string) bool) Backend {
 	return &retry{b, backoff, again}
 }
@@ -58,23 +58,24 @@ func (r *retry) do(ctx context.Context, f func(n int) error) error {
 		if !again {
 			return err
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return errors.Join(ctx.Err(), err)
-		case <-timer.C:
+		if err := pause(ctx, wait, err); err != nil {
+			return err
 		}
 	}
 }
 
 func (r *retry) Put(ctx context.Context, name string, p []byte) error {
-	if r.again == nil || !r.again(name) {
-		return r.Backend.Put(ctx, name, p)
-	}
-	return r.do(ctx, func(n int) error {
+	again := r.again != nil && r.again(name)
+	unclear := false // an earlier one may have been done
+	var last error   // ends it, though it may pass
+	err := r.do(ctx, func(int) error {
 		err := r.Backend.Put(ctx, name, p)
-		if n == 1 || !errors.Is(err, fs.ErrExist) {
+		if err != nil && !again && !errors.Is(err, ErrNotDone) && Transient(err) {
+			last = err
+			return nil
+		}
+		if !unclear || !errors.Is(err, fs.ErrExist) {
+			unclear = unclear || !errors.Is(err, ErrNotDone)
 			return err
 		}
 		have, read := r.Backend.Get(ctx, name, 0, -1)
@@ -86,6 +87,7 @@ func (r *retry) Put(ctx context.Context, name string, p []byte) error {
 		}
 		return err
 	})
+	return errors.Join(last, err)
 }
 
 func (r *retry) Get(ctx context.Context, name string, off, n int64) (p []byte, err error) {
@@ -102,27 +104,49 @@ func (r *retry) Remove(ctx context.Context, name string) error {
 
 func (r *retry) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
-		var late error // came after something was yielded
-		err := r.do(ctx, func(int) error {
-			yielded := false
-			for info, err := range r.Backend.List(ctx, prefix) {
-				if err != nil && !yielded {
-					return err
-				}
-				if late = err; err != nil {
-					return nil
-				}
-				if yielded = true; !yield(info, nil) {
-					return nil
-				}
+		from, resumes := r.Backend.(Resumer)
+		after := "" // the last that was yielded
+		for n, err := 1, error(nil); ; n++ {
+			list := r.Backend.List(ctx, prefix)
+			if after != "" {
+				list = from.ListAfter(ctx, prefix, after)
 			}
-			return nil
-		})
-		if err == nil {
-			err = late
+			for info, e := range list {
+				if err = e; e != nil {
+					break
+				}
+				if !yield(info, nil) {
+					return
+				}
+				after, n = info.Name, 1
+			}
+			if err == nil {
+				return
+			}
+			wait, again := r.backoff(n)
+			if !again || !Transient(err) || after != "" && !resumes {
+				yield(Info{}, err)
+				return
+			}
+			if err = pause(ctx, wait, err); err != nil {
+				yield(Info{}, err)
+				return
+			}
 		}
-		if err != nil {
-			yield(Info{}, err)
-		}
+	}
+}
+
+// Transfers implements Parallel.
+func (r *retry) Transfers() int { return Transfers(r.Backend) }
+
+// pause waits; if ctx ends before, its error and why there was to wait.
+func pause(ctx context.Context, wait time.Duration, why error) error {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return errors.Join(ctx.Err(), why)
+	case <-timer.C:
+		return nil
 	}
 }

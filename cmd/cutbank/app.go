@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,8 +16,6 @@ import (
 
 	"golang.org/x/term"
 
-	"github.com/cutbankfs/cutbank/chunkstore/backend"
-	"github.com/cutbankfs/cutbank/chunkstore/backend/local"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 	"github.com/cutbankfs/cutbank/repo"
@@ -36,10 +35,14 @@ type app struct {
 	frameCache                          int64
 	heartbeat                           time.Duration
 
+	caCert                     string // a file
+	limitUpload, limitDownload sizeFlag
+
 	profile       *os.File
 	givenPassword string // handed down by a parent process
 
-	open *repo.Repo
+	transport *http.Transport // of all places in the network; nil: none was opened yet
+	open      *repo.Repo
 }
 
 func (a *app) close() error {
@@ -57,21 +60,6 @@ func (a *app) logf(format string, args ...any) {
 	if a.verbose {
 		fmt.Fprintf(a.stderr, "cutbank: "+format+"\n", args...)
 	}
-}
-
-// backendAt opens the folder that --repo names.
-func (a *app) backendAt(path string, create bool) (backend.Backend, error) {
-	if path == "" {
-		return nil, usagef("no repository named: give --repo or set CUTBANK_REPO")
-	}
-	if create {
-		return local.Create(path)
-	}
-	b, err := local.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w; `cutbank init -r %s` makes one", path, repo.ErrNoRepo, path)
-	}
-	return b, err
 }
 
 func (a *app) options() (repo.Options, error) {
@@ -139,7 +127,7 @@ func (a *app) anyRepo(ctx context.Context) (*repo.Repo, error) {
 	if a.open != nil {
 		return a.open, nil
 	}
-	b, err := a.backendAt(a.repoPath, false)
+	b, err := a.backendAt(a.repoPath)
 	if err != nil {
 		return nil, err
 	}

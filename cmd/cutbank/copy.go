@@ -127,7 +127,7 @@ func (a *app) copy(ctx context.Context, f *copyFlags, args []string) error {
 
 // openTo opens the repository to copy into.
 func (a *app) openTo(ctx context.Context, f *copyFlags) (*repo.Repo, error) {
-	b, err := a.backendAt(f.to, false)
+	b, err := a.backendAt(f.to)
 	if err != nil {
 		return nil, fmt.Errorf("--to: %w", err)
 	}

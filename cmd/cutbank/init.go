@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -90,13 +89,7 @@ that.`,
 				}
 				in.Password = p
 			}
-			b, err := a.backendAt(a.repoPath, true)
-			if errors.Is(err, fs.ErrExist) {
-				// A repository, or what an interrupted init left of one: Init tells.
-				if _, serr := os.Stat(filepath.Join(a.repoPath, "keys")); serr == nil {
-					b, err = a.backendAt(a.repoPath, false)
-				}
-			}
+			b, err := a.newBackendAt(a.repoPath)
 			if err != nil {
 				return err
 			}
@@ -136,7 +129,7 @@ that.`,
 // openLike opens the repository whose secrets a new one shall share. Its
 // password may differ from the new one's: CUTBANK_LIKE_PASSWORD.
 func (a *app) openLike(c *cobra.Command, path string) (*repo.Repo, error) {
-	b, err := a.backendAt(path, false)
+	b, err := a.backendAt(path)
 	if err != nil {
 		return nil, err
 	}

@@ -101,12 +101,15 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
 		SuggestionsMinimumDistance: 2,
 	}
 	f := root.PersistentFlags()
-	f.StringVarP(&a.repoPath, "repo", "r", os.Getenv("CUTBANK_REPO"), "the repository's folder (CUTBANK_REPO)")
+	f.StringVarP(&a.repoPath, "repo", "r", os.Getenv("CUTBANK_REPO"), "the repository: a folder, or a URL as s3://BUCKET/PREFIX (CUTBANK_REPO)")
 	f.StringVar(&a.passwordCommand, "password-command", "", "command whose first line of output is the password")
 	f.StringVar(&a.credential, "credential", os.Getenv("CUTBANK_CREDENTIAL"), "file with a credential to open the repository with (CUTBANK_CREDENTIAL)")
 	f.StringVar(&a.cacheDir, "cache-dir", os.Getenv("CUTBANK_CACHE_DIR"), "folder for local state (CUTBANK_CACHE_DIR; default: the user's cache folder)")
 	f.BoolVar(&a.noCache, "no-cache", false, "keep no local state")
 	f.Var(&a.cacheLimit, "cache-limit", "bytes of local state at most")
+	f.StringVar(&a.caCert, "ca-cert", "", "file with certificates, PEM, to trust beside the system's")
+	f.Var(&a.limitUpload, "limit-upload", "bytes a second to send to places in the network at most")
+	f.Var(&a.limitDownload, "limit-download", "bytes a second to read from places in the network at most")
 	f.BoolVar(&a.json, "json", false, "print JSON, an object a line")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but results and errors")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "tell what happens in the background")

@@ -69,7 +69,7 @@ func (a *app) donors(ctx context.Context, r *repo.Repo, s *fromFlags) (ds []repo
 
 // openFrom opens the second repository.
 func (a *app) openFrom(ctx context.Context, s *fromFlags) (*repo.Repo, error) {
-	b, err := a.backendAt(s.repo, false)
+	b, err := a.backendAt(s.repo)
 	if err != nil {
 		return nil, fmt.Errorf("--from: %w", err)
 	}

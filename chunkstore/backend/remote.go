@@ -1,0 +1,55 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// ErrNotDone says that a call has done nothing, and will do nothing: it was
+// refused, or never reached the place. Any call may be repeated after it.
+var ErrNotDone = errors.New("nothing was done")
+
+// Resumer is a Backend that lists in the order of names, and can begin behind
+// one.
+type Resumer interface {
+	// ListAfter is List for the names that are greater than after.
+	ListAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error]
+}
+
+// Parallel is a Backend that gains from calls beside each other.
+type Parallel interface {
+	// Transfers is how many Puts of much data to have under way at once.
+	Transfers() int
+}
+
+// Transfers is how many Puts of much data to have under way at once: one, unless
+// b is a Parallel.
+func Transfers(b Backend) int {
+	if p, ok := b.(Parallel); ok {
+		return max(1, p.Transfers())
+	}
+	return 1
+}
+
+// Backoff is what Retry asks, for a place in the network: pauses that double
+// from 200 ms to 20 s, each cut short by up to half at random, so that clients
+// that failed together do not come back together. It gives up after ten
+// failures, about two minutes.
+func Backoff(n int) (wait time.Duration, again bool) {
+	wait = min(200*time.Millisecond<<min(n-1, 10), 20*time.Second)
+	return wait - rand.N(wait/2), n < 10
+}
+
+// PutAgain reports whether an object may be put again after an unclear answer,
+// as Retry asks. Not what a repository lets its presence decide about and may
+// take away at any moment: packs, records of snapshots, keys. Where the first
+// Put was done after all, the others' second appearance is harmless or cannot be.
+func PutAgain(name string) bool {
+	dir, _, _ := strings.Cut(name, "/")
+	return slices.Contains([]string{"config", "index", "intents", "condemned", "ledger", "parity", "marks"}, dir)
+}

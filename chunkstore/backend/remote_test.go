@@ -1,0 +1,156 @@
+package backend_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
+)
+
+// flaky is a Mem whose calls fail as scripted: one error a call, nil for none.
+type flaky struct {
+	*backend.Mem
+	errs  []error
+	done  bool // the failing Put was done all the same
+	calls int
+}
+
+func (f *flaky) next() error {
+	f.calls++
+	if len(f.errs) == 0 {
+		return nil
+	}
+	err := f.errs[0]
+	f.errs = f.errs[1:]
+	return err
+}
+
+func (f *flaky) Put(ctx context.Context, name string, p []byte) error {
+	err := f.next()
+	if err == nil || f.done {
+		if perr := f.Mem.Put(ctx, name, p); err == nil {
+			return perr
+		}
+	}
+	return err
+}
+
+// List fails after two names.
+func (f *flaky) List(ctx context.Context, prefix string) iter.Seq2[backend.Info, error] {
+	return f.list(ctx, prefix, "")
+}
+
+func (f *flaky) list(ctx context.Context, prefix, after string) iter.Seq2[backend.Info, error] {
+	return func(yield func(backend.Info, error) bool) {
+		fail, n := f.next(), 0
+		for info, err := range f.Mem.List(ctx, prefix) {
+			if err == nil && info.Name <= after {
+				continue
+			}
+			if n++; n > 2 && fail != nil {
+				yield(backend.Info{}, fail)
+				return
+			}
+			if !yield(info, err) {
+				return
+			}
+		}
+	}
+}
+
+type resuming struct{ *flaky }
+
+func (r resuming) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[backend.Info, error] {
+	return r.list(ctx, prefix, after)
+}
+
+func quick(n int) (time.Duration, bool) { return 0, n < 4 }
+
+func TestRetryPutAgain(t *testing.T) {
+	unclear := errors.New("the line broke")
+	refused := fmt.Errorf("slow down: %w", backend.ErrNotDone)
+	for _, tt := range []struct {
+		name  string
+		errs  []error
+		done  bool
+		want  error
+		calls int
+	}{
+		{"packs/x", []error{refused, refused}, false, nil, 3},
+		{"packs/x", []error{refused, refused, refused, refused, refused}, false, backend.ErrNotDone, 4},
+		{"packs/x", []error{unclear}, false, unclear, 1},
+		{"packs/x", []error{refused, unclear}, true, unclear, 2},
+		{"snapshots/x", []error{unclear}, true, unclear, 1},
+		{"packs/x", []error{fs.ErrPermission}, false, fs.ErrPermission, 1},
+		{"index/x", []error{unclear, refused}, false, nil, 3},
+		{"index/x", []error{unclear}, true, nil, 2}, // its own bytes are there
+		{"index/x", []error{unclear, unclear, unclear, unclear, unclear}, false, unclear, 4},
+	} {
+		f := &flaky{Mem: backend.NewMem(), errs: tt.errs, done: tt.done}
+		err := backend.Retry(f, quick, backend.PutAgain).Put(t.Context(), tt.name, []byte("x"))
+		if !errors.Is(err, tt.want) || f.calls != tt.calls {
+			t.Errorf("%s after %v: got %v in %d calls, want %v in %d", tt.name, tt.errs, err, f.calls, tt.want, tt.calls)
+		}
+	}
+	// A refusal hides nobody else's object.
+	f := &flaky{Mem: backend.NewMem(), errs: []error{refused}}
+	if err := f.Mem.Put(t.Context(), "index/x", []byte("other")); err != nil {
+		t.Fatal(err)
+	}
+	if err := backend.Retry(f, quick, backend.PutAgain).Put(t.Context(), "index/x", []byte("x")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a name that is taken: got %v", err)
+	}
+}
+
+func TestRetryListResumes(t *testing.T) {
+	broke := errors.New("the line broke")
+	f := &flaky{Mem: backend.NewMem()}
+	var all []string
+	for i := range 9 {
+		all = append(all, fmt.Sprintf("a/%d", i))
+		if err := f.Mem.Put(t.Context(), all[i], nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := func(b backend.Backend) (names []string, last error) {
+		for info, err := range b.List(t.Context(), "") {
+			if last = err; err == nil {
+				names = append(names, info.Name)
+			}
+		}
+		return names, last
+	}
+	f.errs = []error{broke, broke, broke}
+	if names, err := list(backend.Retry(resuming{f}, quick, nil)); err != nil || !slices.Equal(names, all) {
+		t.Errorf("resumed: got %v, %v", names, err)
+	}
+	f.errs = []error{broke, fs.ErrPermission}
+	if names, err := list(backend.Retry(resuming{f}, quick, nil)); !errors.Is(err, fs.ErrPermission) || !slices.Equal(names, all[:4]) {
+		t.Errorf("refused: got %v, %v", names, err)
+	}
+	f.errs = []error{broke, broke}
+	if names, err := list(backend.Retry(f, quick, nil)); !errors.Is(err, broke) || !slices.Equal(names, all[:2]) {
+		t.Errorf("cannot resume: got %v, %v", names, err)
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	for n := 1; ; n++ {
+		wait, again := backend.Backoff(n)
+		if full := min(200*time.Millisecond<<(n-1), 20*time.Second); wait < full/2 || wait > full {
+			t.Errorf("pause %d is %s, want %s to %s", n, wait, full/2, full)
+		}
+		if !again {
+			if n != 10 {
+				t.Errorf("gave up after %d", n)
+			}
+			return
+		}
+	}
+}

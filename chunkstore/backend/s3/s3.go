@@ -1,0 +1,284 @@
+package s3
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
+)
+
+// Options say how to reach a bucket.
+type Options struct {
+	// Transport connects; nil: http.DefaultTransport. It must repeat no request
+	// that changes something.
+	Transport http.RoundTripper
+
+	// Rate is how many bytes a second a request moves at least, before it is
+	// given up; 0: 32 KiB.
+	Rate int64
+}
+
+// patience is what a request may take beside the time for its bytes.
+const patience = 2 * time.Minute
+
+// largest is how many bytes a request of unknown size is given time for.
+const largest = 256 << 20
+
+// Bucket is a Backend in a bucket, below a prefix.
+type Bucket struct {
+	place
+	c    minio.Core
+	rate int64
+}
+
+var (
+	_ backend.Backend  = (*Bucket)(nil)
+	_ backend.Resumer  = (*Bucket)(nil)
+	_ backend.Parallel = (*Bucket)(nil)
+)
+
+// Open returns the Backend that the URL names. It asks nothing of the bucket;
+// where there are no credentials in the environment and no shared files it may
+// ask the machine for its role. A URL that is none is an error that wraps
+// fs.ErrInvalid, no credentials are one that wraps fs.ErrPermission.
+func Open(url string, opt Options) (*Bucket, error) {
+	l, err := parse(url, os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	if opt.Transport == nil {
+		opt.Transport = http.DefaultTransport
+	}
+	if opt.Rate <= 0 {
+		opt.Rate = 32 << 10
+	}
+	creds, err := findCredentials(os.Getenv, opt.Transport)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", l.url, err)
+	}
+	c, err := minio.NewCore(l.host, &minio.Options{Creds: creds, Secure: l.secure, Transport: opt.Transport, Region: l.region, MaxRetries: 1})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", l.url, err, fs.ErrInvalid)
+	}
+	return &Bucket{l, *c, opt.Rate}, nil
+}
+
+// key is where an object is.
+func (b *Bucket) key(name string) string {
+	if b.prefix == "" {
+		return name
+	}
+	return b.prefix + "/" + name
+}
+
+// start validates a name and gives a request its time.
+func (b *Bucket) start(ctx context.Context, verb, name string, n int64) (context.Context, context.CancelFunc, error) {
+	if !backend.ValidName(name) {
+		return nil, nil, backend.InvalidName(verb, name)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	n = min(max(n, 0), largest)
+	ctx, cancel := context.WithTimeout(ctx, patience+time.Duration(float64(n)/float64(b.rate)*float64(time.Second)))
+	return ctx, cancel, nil
+}
+
+// Put implements backend.Backend.
+func (b *Bucket) Put(ctx context.Context, name string, p []byte) error {
+	req, cancel, err := b.start(ctx, "put", name, int64(len(p)))
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	sum := sha256.Sum256(p)
+	opt := minio.PutObjectOptions{DisableContentSha256: true, // as a stream: it is in the signed header
+		UserMetadata: map[string]string{"x-amz-checksum-sha256": base64.StdEncoding.EncodeToString(sum[:])}}
+	opt.SetMatchETagExcept("*")
+	for n := 1; ; n++ {
+		_, err = b.c.PutObject(req, b.bucket, b.key(name), bytes.NewReader(p), int64(len(p)), "", hex.EncodeToString(sum[:]), opt)
+		if !conflict(err) || n == 5 {
+			return b.failed(ctx, "put", name, err)
+		}
+		// Another put or removal of the name was under way, and this one was
+		// refused for it.
+		select {
+		case <-req.Done():
+			return b.failed(ctx, "put", name, req.Err())
+		case <-time.After(time.Duration(n) * 50 * time.Millisecond):
+		}
+	}
+}
+
+// conflict reports whether a put was refused because another is under way.
+func conflict(err error) bool {
+	r := minio.ToErrorResponse(err)
+	return r.StatusCode == http.StatusConflict && r.Code == "ConditionalRequestConflict"
+}
+
+// Get implements backend.Backend.
+func (b *Bucket) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	expect := n
+	if n < 0 {
+		expect = largest
+	}
+	req, cancel, err := b.start(ctx, "get", name, expect)
+	if err != nil {
+		return nil, err
+	}
+	defer cancel()
+	if off < 0 || n == 0 {
+		return b.none(ctx, req, name, off, n)
+	}
+	var opt minio.GetObjectOptions
+	last := off + n - 1
+	switch {
+	case n > 0 && last >= off:
+		opt.Set("Range", fmt.Sprintf("bytes=%d-%d", off, last))
+	case off > 0:
+		opt.Set("Range", fmt.Sprintf("bytes=%d-", off))
+	}
+	body, info, header, err := b.c.GetObject(req, b.bucket, b.key(name), opt)
+	if minio.ToErrorResponse(err).StatusCode == http.StatusRequestedRangeNotSatisfiable {
+		return b.none(ctx, req, name, off, n)
+	}
+	if err != nil {
+		return nil, b.failed(ctx, "get", name, err)
+	}
+	defer body.Close()
+	length, err := b.ranged(name, off, n, info.Size, header)
+	if err != nil {
+		return nil, err
+	}
+	p, err := read(body, length)
+	if err != nil {
+		return nil, b.failed(ctx, "get", name, err)
+	}
+	return p, nil
+}
+
+// ranged checks that an answer of size bytes is what was asked for, and returns
+// how much of it to read.
+func (b *Bucket) ranged(name string, off, n, size int64, header http.Header) (int64, error) {
+	total, first := size, int64(0)
+	if r := header.Get("Content-Range"); r != "" {
+		var end int64
+		if _, err := fmt.Sscanf(r, "bytes %d-%d/%d", &first, &end, &total); err != nil || first != off || end < first || size >= 0 && size != end-first+1 {
+			return 0, fmt.Errorf("get %s/%s: the server has answered another range than bytes from %d on: %q", b.url, name, off, r)
+		}
+	} else if off > 0 {
+		return 0, fmt.Errorf("get %s/%s: the server ignores ranges: %w", b.url, name, errors.ErrUnsupported)
+	}
+	if total < 0 {
+		return 0, fmt.Errorf("get %s/%s: the server does not say how long it is", b.url, name)
+	}
+	return backend.Range(b.url+"/"+name, total, off, n)
+}
+
+// none answers a Get that is to return no bytes, or more than there are.
+func (b *Bucket) none(ctx, req context.Context, name string, off, n int64) ([]byte, error) {
+	info, err := b.c.StatObject(req, b.bucket, b.key(name), minio.StatObjectOptions{})
+	if err != nil {
+		return nil, b.failed(ctx, "get", name, err)
+	}
+	if n, err = backend.Range(b.url+"/"+name, info.Size, off, n); err != nil {
+		return nil, err
+	}
+	if n != 0 {
+		return nil, fmt.Errorf("get %s/%s: the server has refused a range of an object of %d bytes that lies in it", b.url, name, info.Size)
+	}
+	return []byte{}, nil
+}
+
+// read reads n bytes. What the server says of a length is not believed further
+// than it sends.
+func read(r io.Reader, n int64) ([]byte, error) {
+	const atOnce = 64 << 20
+	p := make([]byte, 0, min(n, atOnce))
+	for int64(len(p)) < n {
+		if len(p) == cap(p) {
+			p = append(make([]byte, 0, min(n, 2*int64(cap(p)))), p...)
+		}
+		m, err := io.ReadFull(r, p[len(p):min(int64(cap(p)), n)])
+		if p = p[:len(p)+m]; err != nil {
+			// Not io.ErrUnexpectedEOF: the object has the bytes, the line broke.
+			return nil, fmt.Errorf("the answer ended after %d of %d bytes: %v", len(p), n, err)
+		}
+	}
+	return p, nil
+}
+
+// List implements backend.Backend. Keys that can be no objects are passed over.
+func (b *Bucket) List(ctx context.Context, prefix string) iter.Seq2[backend.Info, error] {
+	return b.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter implements backend.Resumer.
+func (b *Bucket) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[backend.Info, error] {
+	return func(yield func(backend.Info, error) bool) {
+		if !possible(prefix) {
+			if err := ctx.Err(); err != nil {
+				yield(backend.Info{}, err)
+			}
+			return
+		}
+		owner := false
+		opt := minio.ListObjectsOptions{Prefix: b.key(prefix), Recursive: true, FetchOwner: &owner}
+		if after != "" {
+			opt.StartAfter = b.key(after)
+		}
+		for o := range b.c.ListObjectsIter(ctx, b.bucket, opt) {
+			if o.Err != nil {
+				yield(backend.Info{}, b.failed(ctx, "list", prefix, o.Err))
+				return
+			}
+			name := strings.TrimPrefix(o.Key, b.key(""))
+			if !backend.ValidName(name) || !strings.HasPrefix(name, prefix) {
+				continue
+			}
+			if !yield(backend.Info{Name: name, Size: o.Size, ModTime: o.LastModified}, nil) {
+				return
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			yield(backend.Info{}, err)
+		}
+	}
+}
+
+// Remove implements backend.Backend.
+func (b *Bucket) Remove(ctx context.Context, name string) error {
+	req, cancel, err := b.start(ctx, "remove", name, 0)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	err = b.failed(ctx, "remove", name, b.c.RemoveObject(req, b.bucket, b.key(name), minio.RemoveObjectOptions{}))
+	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNoBucket) {
+		return nil
+	}
+	return err
+}
+
+// Lag implements backend.Backend: zero.
+func (b *Bucket) Lag() time.Duration { return 0 }
+
+// String implements backend.Backend: the URL.
+func (b *Bucket) String() string { return b.url }
+
+// Transfers implements backend.Parallel.
+func (b *Bucket) Transfers() int { return 4 }

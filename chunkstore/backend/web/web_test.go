@@ -1,0 +1,134 @@
+package web
+
+import (
+	"bytes"
+	"encoding/pem"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+func client(t *testing.T, opt Options) *http.Client {
+	t.Helper()
+	tr, err := Transport(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+// Both limits hold over all connections together.
+func TestLimits(t *testing.T) {
+	const size = 256 << 10
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n, _ := io.Copy(io.Discard, r.Body); n == 0 {
+			w.Write(make([]byte, size))
+		}
+	}))
+	defer srv.Close()
+	for _, tt := range []struct {
+		name string
+		opt  Options
+		body []byte
+	}{{"upload", Options{Upload: 1 << 20}, make([]byte, size)}, {"download", Options{Download: 1 << 20}, nil}} {
+		c := client(t, tt.opt)
+		start := time.Now()
+		var group sync.WaitGroup
+		for range 2 {
+			group.Go(func() {
+				resp, err := c.Post(srv.URL, "", bytes.NewReader(tt.body))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer resp.Body.Close()
+				if n, err := io.Copy(io.Discard, resp.Body); err != nil || tt.body == nil && n != size {
+					t.Errorf("%d bytes, %v", n, err)
+				}
+			})
+		}
+		group.Wait()
+		// 512 KiB at 1 MiB/s; the first tenth of a second is free.
+		if d := time.Since(start); d < 350*time.Millisecond {
+			t.Errorf("%s took only %s", tt.name, d)
+		}
+	}
+}
+
+// A server that stops in the middle is given up; one that takes a long upload
+// slowly is not.
+func TestStall(t *testing.T) {
+	release := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			buf := make([]byte, 1<<20)
+			for {
+				if _, err := io.ReadFull(r.Body, buf); err != nil {
+					return
+				}
+				time.Sleep(60 * time.Millisecond)
+			}
+		}
+		w.Header().Set("Content-Length", "10")
+		w.Write([]byte("12345"))
+		w.(http.Flusher).Flush()
+		<-release
+	}))
+	defer srv.Close()
+	defer close(release)
+	c := client(t, Options{Stall: 300 * time.Millisecond})
+	resp, err := c.Get(srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	p, err := io.ReadAll(resp.Body)
+	if ne, ok := err.(net.Error); !ok || !ne.Timeout() || string(p) != "12345" {
+		t.Errorf("got %q, %v", p, err)
+	}
+	req, err := http.NewRequest(http.MethodPut, srv.URL, bytes.NewReader(make([]byte, 24<<20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	resp, err = c.Do(req)
+	if err != nil {
+		t.Fatalf("after %s: %v", time.Since(start), err)
+	}
+	resp.Body.Close()
+}
+
+func TestCACert(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	defer srv.Close()
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := client(t, Options{CACert: file}).Get(srv.URL); err != nil {
+		t.Error(err)
+	} else {
+		resp.Body.Close()
+	}
+	if _, err := client(t, Options{}).Get(srv.URL); err == nil {
+		t.Error("a stranger's certificate is trusted")
+	}
+	if err := os.WriteFile(file, []byte("none"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{file, file + "x"} {
+		if _, err := Transport(Options{CACert: name}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
