@@ -39,6 +39,10 @@ type Config struct {
 	Lock       string         `json:"lock,omitempty"`   // object lock, a duration
 	Parity     string         `json:"parity,omitempty"` // per cent of a pack, as ParseParity reads it
 
+	// NoFencing says that the place does not keep to create-if-absent. Then no
+	// writer is declared dead: nothing would keep it from committing all the same.
+	NoFencing bool `json:"no_fencing,omitempty"`
+
 	// Epochs are the key epochs since the first rotation, oldest first: what is
 	// new is sealed for the newest. Removed are the keys that were removed: none
 	// of them is given a later epoch, if somebody puts it back.

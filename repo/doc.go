@@ -77,7 +77,9 @@
 //	    been silent for longer than the grace, by the backend's clock: then put
 //	    a tombstone there, create-if-absent, and look again. An intent is
 //	    removed only after its tombstone is there, and tombstones stay. The
-//	    intent of a committed record stays too.
+//	    intent of a committed record stays too. Where create-if-absent is not
+//	    fenced (no_fencing in the config) nobody is declared dead, but by a
+//	    person who knows (Unlock).
 //	(4) Then list snapshots/, and mark what live ones need.
 //	(5) List condemned/, then packs/. A pack holds a chunk if (5) has it, nobody
 //	    condemns it, a segment lists it, and it is to be trusted.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"strings"
 
@@ -22,6 +23,11 @@ type InitOptions struct {
 	PackSize  int     // 0: 32 MiB
 	Parity    float64 // per cent of each pack; 0: none, or that of Like
 	Like      *Repo   // take its secrets and parameters instead
+
+	// Probe tries out whether the place keeps to create-if-absent, on which
+	// declaring writers dead relies. If not, Init fails with
+	// backend.ErrUnfenced. NoFencing makes a repository that does without.
+	Probe, NoFencing bool
 }
 
 // Init makes a repository in b, which must be empty but for what an interrupted
@@ -30,6 +36,11 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	stale, err := leftKeys(ctx, b)
 	if err != nil {
 		return nil, err
+	}
+	if in.Probe && !in.NoFencing {
+		if err := probe(ctx, b, opt.Random); err != nil {
+			return nil, err
+		}
 	}
 	id, err := newID(opt.Random)
 	if err != nil {
@@ -56,6 +67,7 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	} else if ring, err = seal.NewRing(id.String(), opt.Random); err != nil {
 		return nil, err
 	}
+	cfg.NoFencing = in.NoFencing
 	if in.Parity != 0 {
 		cfg.Parity = formatParity(in.Parity)
 	}
@@ -93,8 +105,24 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	return r, err
 }
 
-// leftKeys returns the keys that an interrupted Init left in b. Anything else
-// in it is an error.
+// probeDir is where Init tries the place out.
+const probeDir = "tmp/"
+
+// probe tries out whether b keeps to create-if-absent.
+func probe(ctx context.Context, b backend.Backend, random io.Reader) error {
+	id, err := newID(random)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for i := range 4 {
+		names = append(names, fmt.Sprintf("%sfence-%s-%d", probeDir, id, i))
+	}
+	return backend.Fenced(ctx, b, names)
+}
+
+// leftKeys returns the keys, and the names tried out, that an interrupted Init
+// left in b. Anything else in it is an error.
 func leftKeys(ctx context.Context, b backend.Backend) (stale []string, err error) {
 	other := ""
 	for info, err := range b.List(ctx, "") {
@@ -103,7 +131,7 @@ func leftKeys(ctx context.Context, b backend.Backend) (stale []string, err error
 			return nil, err
 		case strings.HasPrefix(info.Name, "config/"):
 			return nil, fmt.Errorf("%s is a repository already: %w", b, fs.ErrExist)
-		case strings.HasPrefix(info.Name, "keys/"):
+		case strings.HasPrefix(info.Name, "keys/"), strings.HasPrefix(info.Name, probeDir):
 			stale = append(stale, info.Name)
 		default:
 			other = info.Name

@@ -1,5 +1,7 @@
 package repo
 
+import "time"
+
 // What committing, pruning and forgetting decide, apart from how they look and
 // act: the order of their steps, and pure functions over what was listed. The
 // state-space test drives these same orders and functions over all
@@ -92,6 +94,11 @@ func judge(intent bool, r recordState, stale bool) verdict {
 	}
 	return alive
 }
+
+// overdue reports whether a writer that has been silent for so long may be
+// declared dead. Where create-if-absent is not fenced none may: it could commit
+// over its tombstone.
+func overdue(silent, grace time.Duration, fenced bool) bool { return fenced && silent > grace }
 
 // resolved reports whether a pruner need not wait for the writer any more.
 func (v verdict) resolved() bool { return v != alive && v != silent }

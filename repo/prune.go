@@ -25,7 +25,9 @@ type PruneOptions struct {
 	DryRun bool // only tell; nothing is written
 
 	// Grace is how long a writer may give no sign of life, by the backend's
-	// clock, before it is declared dead; 0: DefaultGrace.
+	// clock, before it is declared dead; 0: DefaultGrace. Where the config says
+	// that there is no fencing none is, ever: its intent has to go, or Unlock
+	// must be called.
 	Grace time.Duration
 
 	// Wait waits for writers that live. Otherwise what waits for them is left

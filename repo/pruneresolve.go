@@ -80,7 +80,7 @@ func (p *pruner) judgeAll(ctx context.Context) (map[ID]intentState, error) {
 			}
 			// A sign of life from the future is none: the clock was set back, or
 			// somebody has made up its time to be waited for until then.
-			v = judge(at, state, clock.Sub(in.last).Abs() > p.opt.Grace)
+			v = judge(at, state, overdue(clock.Sub(in.last).Abs(), p.opt.Grace, !p.r.cfg.NoFencing))
 		}
 		if v == silent {
 			if v, err = p.declareDead(ctx, id); err != nil {
@@ -162,12 +162,7 @@ func (p *pruner) clock(ctx context.Context, for_ ID) (time.Time, error) {
 func (p *pruner) waiting(ctx context.Context, left map[ID]intentState) []Waiting {
 	var all []Waiting
 	for _, id := range slices.SortedFunc(maps.Keys(left), func(a, b ID) int { return slices.Compare(a[:], b[:]) }) {
-		w := Waiting{Intent: Intent{ID: id}, Last: left[id].last}
-		var in Intent
-		if o, err := p.r.object(ctx, intentName(id), seal.KindIntent); err == nil && decode(intentName(id), o.Body, &in) == nil {
-			w.Intent = in
-		}
-		all = append(all, w)
+		all = append(all, p.r.waitingFor(ctx, id, left[id]))
 	}
 	return all
 }

@@ -99,6 +99,10 @@ func open(ctx context.Context, b backend.Backend, k *seal.Keys, key ID, opt Opti
 	if err := r.readConfig(ctx); err != nil {
 		return nil, err
 	}
+	if r.cfg.NoFencing {
+		b = backend.LookFirst(b)
+		r.b = b
+	}
 	if err := r.readWriters(ctx); err != nil {
 		return nil, err
 	}

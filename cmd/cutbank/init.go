@@ -3,11 +3,13 @@ package main
 import (
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/repo"
 )
@@ -15,12 +17,27 @@ import (
 func (a *app) initCommand() *cobra.Command {
 	var chunkSize, frameSize sizeFlag = chunk.DefaultAvg, 256 << 10
 	var splitter, like, parity string
-	var noPassword, appendOnly bool
+	var noPassword, appendOnly, noFencing bool
 	var ownerKey string
 	c := &cobra.Command{
 		Use:   "init",
-		Short: "Make a repository in a new or empty folder",
-		Long: `init makes a repository in the folder that --repo names, which must be new or empty.
+		Short: "Make a repository in a new or empty folder, or in a bucket",
+		Long: `init makes a repository in the folder that --repo names, which must be new or empty,
+or in the bucket of a URL, which must be there, with nothing below the URL's prefix:
+
+  s3://BUCKET/PREFIX                   Amazon S3, or what AWS_ENDPOINT_URL names
+  s3+https://HOST:PORT/BUCKET/PREFIX   anything that speaks like it
+  s3+http://HOST:PORT/BUCKET/PREFIX    and without encryption on the way
+
+Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from AWS_PROFILE
+and the shared files of AWS, or from the machine's role; the region from AWS_REGION
+or the profile. A URL holds none of them.
+
+In a bucket init tries out whether of several clients that create one object only
+one is told that it did. Stores that ignore this (If-None-Match) are refused. With
+--no-fencing they are taken all the same: then prune never declares a silent writer
+dead, but waits until it ends or "cutbank unlock" says that it is gone; and whoever
+changes keys, tags or settings at the same time may undo each other's change.
 
 The average chunk size is fixed for the repository's life. 64KiB suits databases
 and mixed data; larger chunks cost less index and find less that is equal.
@@ -37,6 +54,7 @@ that.`,
   CUTBANK_PASSWORD_FILE=/etc/cutbank.pw cutbank init -r /backup --chunker gear
   cutbank init -r /backup --parity 2%
   cutbank init -r /backup/second --like /backup/first
+  cutbank init -r s3://bucket/backup
   cutbank init -r /backup --append-only --owner-key /media/safe/owner.cred`,
 		Args: exactly(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -66,7 +84,7 @@ that.`,
 					return err
 				}
 			}
-			in := repo.InitOptions{FrameSize: int(frameSize), Parity: percent}
+			in := repo.InitOptions{FrameSize: int(frameSize), Parity: percent, Probe: isURL(a.repoPath), NoFencing: noFencing}
 			ctx := c.Context()
 			if like != "" {
 				other, err := a.openLike(c, like)
@@ -98,6 +116,9 @@ that.`,
 				return err
 			}
 			r, err := repo.Init(ctx, b, in, opt)
+			if errors.Is(err, backend.ErrUnfenced) {
+				return fmt.Errorf("%w; see --no-fencing in `cutbank init --help`", err)
+			}
 			if err != nil {
 				return err
 			}
@@ -108,7 +129,7 @@ that.`,
 			cfg := r.Config()
 			a.sayf("made repository %s in %s: %s chunks of %s on average", cfg.Repo, a.repoPath, cfg.Splitter.Kind, sizeText(int64(cfg.Splitter.Avg)))
 			if err := a.emit("init", object{"repo": cfg.Repo.String(), "path": a.repoPath, "chunker": cfg.Splitter.Kind, "chunk_size": cfg.Splitter.Avg,
-				"frame_size": cfg.FrameSize, "parity": cfg.ParityPercent(), "password": !noPassword}); err != nil || !appendOnly {
+				"frame_size": cfg.FrameSize, "parity": cfg.ParityPercent(), "password": !noPassword, "fencing": !cfg.NoFencing}); err != nil || !appendOnly {
 				return err
 			}
 			return a.initAppendOnly(ctx, r, ownerKey)
@@ -122,6 +143,7 @@ that.`,
 	f.StringVar(&like, "like", "", "take secrets and parameters from this repository")
 	f.BoolVar(&appendOnly, "append-only", false, "begin in append-only mode; see \"cutbank append-only\"")
 	f.StringVar(&ownerKey, "owner-key", "", "the new file for the owner's credential, with --append-only")
+	f.BoolVar(&noFencing, "no-fencing", false, "take a store that lets objects be created twice; see above")
 	f.BoolVar(&noPassword, "no-password", false, "leave the key beside the data, open to whoever can read it")
 	return c
 }

@@ -41,6 +41,9 @@ times are those of the storage, not of the writers.
 --parity changes what the repository keeps from now on, 0 for none; what packs have
 already stays as it is.
 
+In a repository made with "init --no-fencing" no writer is declared dead, however
+long it is silent: "cutbank unlock" is for those that are gone.
+
 prune can be interrupted at any point; the next run goes on. Two runs after the
 last writer is gone leave nothing that no snapshot needs.`,
 		Example: `  cutbank prune -r /backup --dry-run
@@ -154,11 +157,14 @@ func (a *app) pruned(res *repo.PruneResult, dry bool, d time.Duration) error {
 	}
 	waiting, dead, stay := []object{}, []string{}, []string{}
 	for _, w := range res.Waiting {
-		waiting = append(waiting, object{"id": w.Intent.ID.String(), "host": w.Intent.Host, "pid": w.Intent.PID, "program": w.Intent.Program, "last": w.Last})
+		waiting = append(waiting, workObject(w))
 		a.sayf("  writer %s on %s, process %d, is at work, with a last sign of life at %s", w.Intent.ID.String()[:8], quote(w.Intent.Host), w.Intent.PID, w.Last.UTC().Format(time.DateTime)+"Z")
 	}
 	if len(waiting) > 0 {
 		a.sayf("  run prune again when they are done, or with --wait")
+	}
+	if len(waiting) > 0 && a.open.Config().NoFencing {
+		a.warnf("no writer is declared dead in this repository, made with --no-fencing: `cutbank unlock` is for those that are gone")
 	}
 	for _, id := range res.Dead {
 		dead = append(dead, id.String())

@@ -1,13 +1,18 @@
 package main
 
 import (
+	"crypto/rand"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
+	"github.com/cutbankfs/cutbank/chunkstore/backend/backendtest"
 )
 
 func TestMain(m *testing.M) {
@@ -27,7 +32,8 @@ func required(what string) bool {
 
 func params(dir string) testscript.Params {
 	return testscript.Params{
-		Dir: dir,
+		Dir:  dir,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"s3server": serveS3},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir+"/.home")
 			env.Setenv("XDG_CACHE_HOME", "")
@@ -58,6 +64,42 @@ func params(dir string) testscript.Params {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 	}
+}
+
+// serveS3 starts a server that speaks S3 in the test's process, with a bucket of
+// the name "bucket", and sets S3 to its URL. "s3server careless" ignores
+// If-None-Match. The commands of the script get credentials for it.
+func serveS3(ts *testscript.TestScript, neg bool, args []string) {
+	srv := httptest.NewServer(&backendtest.S3{Mem: backend.NewMem(), Bucket: "bucket", Unconditional: len(args) > 0 && args[0] == "careless"})
+	ts.Defer(srv.Close)
+	ts.Setenv("S3", "s3+"+srv.URL+"/bucket")
+	ts.Setenv("AWS_ACCESS_KEY_ID", "id")
+	ts.Setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+}
+
+// TestServices runs testdata/services/*.txtar against the bucket that
+// CUTBANK_TEST_S3 names; `make test-services` starts a server for it.
+func TestServices(t *testing.T) {
+	url := os.Getenv("CUTBANK_TEST_S3")
+	if url == "" && required("s3") {
+		t.Fatal("CUTBANK_TEST_S3 names no bucket, and CUTBANK_REQUIRE asks for one")
+	}
+	if url == "" {
+		t.Skip("LEFT OUT: CUTBANK_TEST_S3 names no bucket; `make test-services` starts a server and runs this")
+	}
+	p := params("testdata/services")
+	setup := p.Setup
+	p.Setup = func(env *testscript.Env) error {
+		if err := setup(env); err != nil {
+			return err
+		}
+		env.Setenv("S3", url+"/"+strings.ToLower(rand.Text()))
+		for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} {
+			env.Setenv(name, os.Getenv(name))
+		}
+		return nil
+	}
+	testscript.Run(t, p)
 }
 
 // TestScripts runs testdata/*.txtar: what users type, and what they see.
