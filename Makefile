@@ -3,6 +3,7 @@
 # make test    all tests that are quick and need no network
 # make check   formatting and linters
 # make race    the tests with the race detector, without those that run the program as processes
+# make test-services   the tests that need storage servers: builds and starts them
 # make slow    the tests that take minutes: every byte flipped, a million names, crashes
 # make soak    processes beside each other, killed and stopped at random, for SOAK
 # make model   STATES states of the model of writers and pruners, for each setup
@@ -15,7 +16,7 @@ SOAK     ?= 15m
 STATES   ?= 40000000
 BENCH    ?=
 
-.PHONY: build demo test check race slow soak model fuzz bench clean
+.PHONY: build demo test test-services check race slow soak model fuzz bench clean
 
 build:
 	$(GO) build -trimpath -o bin/cutbank ./cmd/cutbank
@@ -25,6 +26,9 @@ demo: build
 
 test:
 	$(GO) test ./...
+
+test-services:
+	GO="$(GO)" ./test/services/run.sh
 
 check:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "gofmt would change these"; exit 1; }
