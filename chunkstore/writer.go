@@ -1,25 +1,15 @@
 package chunkstore
 
 import (
-	"bytes"
-	"context"
 	"encoding/binary"
-	"errors"
-	"fmt"
-	"io/fs"
 	"runtime"
 	"sync"
 	"sync/atomic"
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
-	"github.com/cutbankfs/cutbank/chunkstore/parity"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
-
-// publishEvery is after how many packs a segment is published, so that a killed
-// session leaves little to adopt.
-const publishEvery = 32
 
 // maxPackChunks bounds a pack's trailer to about 5 MB, whatever small chunks
 // the data has.
@@ -49,9 +39,11 @@ type Writer struct {
 	free    chan []byte // frame buffers
 	packers [3]packer   // by pack.Kind
 	uploads chan *pack.Builder
-	done    chan struct{} // the uploader has ended
 	closing sync.Once
 	room    chan []byte // pack buffers of data packs
+
+	uploaders sync.WaitGroup
+	fresh     unpublished
 
 	errMu sync.Mutex
 	err   error // the first; the session is lost then
@@ -92,9 +84,9 @@ type WriterStats struct {
 // NewWriter begins a session. usable tells whether a pack may be leaned on; it
 // must be safe for concurrent use. Close must be called.
 func (s *Store) NewWriter(session [16]byte, usable func(pack.Name) bool) *Writer {
-	n := runtime.GOMAXPROCS(0)
+	n, up := runtime.GOMAXPROCS(0), s.uploaders()
 	w := &Writer{s: s, session: session, usable: usable, leaned: map[pack.Name]struct{}{}, jobs: make(chan job, n), free: make(chan []byte, 4*n+8),
-		uploads: make(chan *pack.Builder), done: make(chan struct{}), room: make(chan []byte, 2)}
+		uploads: make(chan *pack.Builder), room: make(chan []byte, max(2, up))}
 	for i := range w.pending {
 		w.pending[i].ids = map[chunk.ID]struct{}{}
 	}
@@ -102,7 +94,10 @@ func (s *Store) NewWriter(session [16]byte, usable func(pack.Name) bool) *Writer
 		w.sealers.Add(1)
 		go w.sealer()
 	}
-	go w.uploader()
+	w.uploaders.Add(up)
+	for range up {
+		go w.uploader()
+	}
 	return w
 }
 
@@ -300,105 +295,6 @@ func (w *Writer) packBuffer(limit int) []byte {
 	return make([]byte, 0, limit+limit/8)
 }
 
-// uploader stores packs one at a time: memory stays bounded, and a local disk
-// gains nothing from more.
-func (w *Writer) uploader() {
-	defer close(w.done)
-	var unpublished []*pack.Trailer
-	publish := func() {
-		if len(unpublished) > 0 { // after an error too: what is stored serves others
-			if err := w.s.ix.Publish(context.Background(), unpublished); err != nil {
-				w.fail(err)
-			}
-		}
-		unpublished = nil
-	}
-	for b := range w.uploads {
-		if w.Err() != nil {
-			continue
-		}
-		t, err := w.upload(b)
-		if err != nil {
-			w.fail(err)
-			continue
-		}
-		if unpublished = append(unpublished, t); len(unpublished) >= publishEvery {
-			publish()
-		}
-	}
-	publish()
-}
-
-// upload stores a pack, and only then makes its chunks known. It is not
-// cancelled: a pack is bounded, and what is stored serves the next run.
-func (w *Writer) upload(b *pack.Builder) (*pack.Trailer, error) {
-	p, t, err := b.Finish(w.s.k, w.s.opt.Random)
-	if err != nil {
-		return nil, err
-	}
-	ctx := context.Background()
-	if err := w.s.b.Put(ctx, t.Name.Object(), p); err != nil {
-		// The answer may have been lost behind a success. A pack is never put
-		// again under its name: look instead.
-		got, gerr := w.s.b.Get(ctx, t.Name.Object(), 0, -1)
-		if gerr != nil || !bytes.Equal(got, p) {
-			if errors.Is(err, fs.ErrExist) {
-				err = fmt.Errorf("pack %s is there already with other bytes: %w", t.Name, chunk.ErrCorrupt)
-			}
-			return nil, err
-		}
-	}
-	if err := w.s.PutParity(ctx, t.Name, p, w.s.opt.Parity); err != nil {
-		return nil, err
-	}
-	if t.Kind == pack.Data {
-		select {
-		case w.room <- p[:0]:
-		default:
-		}
-	}
-	w.stats.packs.Add(1)
-	w.stats.stored.Add(uint64(len(p)))
-	if err := w.s.ix.Add(t); err != nil {
-		return nil, err
-	}
-	for i := range t.Frames {
-		for _, c := range t.Frames[i].Chunks {
-			sh := &w.pending[c.ID[0]&63]
-			sh.mu.Lock()
-			delete(sh.ids, c.ID)
-			sh.mu.Unlock()
-		}
-	}
-	return t, nil
-}
-
-// PutParity stores the parity of pack name, whose file is p and is stored
-// already: percent of it, none for 0. Parity that is there already is left as it
-// is, for nobody puts any before the pack is whole.
-func (s *Store) PutParity(ctx context.Context, name pack.Name, p []byte, percent float64) error {
-	if percent == 0 {
-		return nil
-	}
-	body, err := parity.Compute(name, p, percent)
-	if err != nil {
-		return err
-	}
-	object := parity.Object(name)
-	o, err := s.k.Seal(object, seal.KindParity, seal.Clear, body, s.opt.Random)
-	if err != nil {
-		return err
-	}
-	err = s.b.Put(ctx, object, o)
-	if err == nil || errors.Is(err, fs.ErrExist) {
-		return nil
-	}
-	if got, gerr := s.b.Get(ctx, object, 0, -1); gerr == nil && bytes.Equal(got, o) {
-		return nil // only the answer was lost
-	}
-	return fmt.Errorf("pack %s is stored, its parity is not: %w", name, err)
-}
-
 // Close stores what is open and publishes it. All Streams must have been
 // flushed and be unused. After Close returned nil everything that was put is
 // durable and listed; after an error the session is lost, and what it stored
@@ -417,5 +313,6 @@ func (w *Writer) shut() {
 		}
 	}
 	close(w.uploads)
-	<-w.done
+	w.uploaders.Wait()
+	w.publish(w.fresh.packs) // after an error too: what is stored serves others
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -44,34 +45,50 @@ func race(ctx context.Context, b Backend, name string) error {
 		group.Go(func() { errs[i] = b.Put(ctx, name, bytesOf(i)) })
 	}
 	group.Wait()
-	winner, winners := 0, 0
+	var won, perhaps []int // who was told so, and whose answer was lost
+	var lost error
 	for i, err := range errs {
 		switch {
 		case err == nil:
-			winner, winners = i, winners+1
-		case !errors.Is(err, fs.ErrExist):
-			return fmt.Errorf("trying out create-if-absent: %w", err)
+			won = append(won, i)
+		case errors.Is(err, fs.ErrExist):
+		case Transient(err) && len(perhaps) < racers/2:
+			perhaps, lost = append(perhaps, i), err
+		default:
+			return tryingOut(err)
 		}
 	}
-	if winners > 1 {
-		return fmt.Errorf("%s: %d of %d clients that put one name were each told that it was theirs: %w", b, winners, racers, ErrUnfenced)
+	if len(won) > 1 {
+		return fmt.Errorf("%s: %d of %d clients that put one name were each told that it was theirs: %w", b, len(won), racers, ErrUnfenced)
 	}
 	got, err := b.Get(ctx, name, 0, -1)
-	if err != nil {
-		return fmt.Errorf("trying out create-if-absent: %w", err)
+	if errors.Is(err, fs.ErrNotExist) && len(won) == 0 && lost != nil {
+		return tryingOut(lost)
 	}
-	if winners == 0 || !bytes.Equal(got, bytesOf(winner)) {
-		return fmt.Errorf("%s: of %d clients that put one name %d were told that it was theirs, and the bytes of another are there: %w", b, racers, winners, ErrUnfenced)
+	if err != nil {
+		return tryingOut(err)
+	}
+	if len(won) == 0 {
+		won = perhaps
+	}
+	if !slices.ContainsFunc(won, func(i int) bool { return bytes.Equal(got, bytesOf(i)) }) {
+		return fmt.Errorf("%s: a client that put a name was told that it was its own, and the bytes of another are there: %w", b, ErrUnfenced)
 	}
 	// Long after it, too.
-	switch err := b.Put(ctx, name, bytesOf(racers)); {
-	case err == nil:
-		return fmt.Errorf("%s: a name was put again: %w", b, ErrUnfenced)
-	case !errors.Is(err, fs.ErrExist):
-		return fmt.Errorf("trying out create-if-absent: %w", err)
+	for n := 1; ; n++ {
+		err := b.Put(ctx, name, bytesOf(racers))
+		switch {
+		case err == nil:
+			return fmt.Errorf("%s: a name was put again: %w", b, ErrUnfenced)
+		case errors.Is(err, fs.ErrExist):
+			return nil
+		case !Transient(err) || n == 5:
+			return tryingOut(err)
+		}
 	}
-	return nil
 }
+
+func tryingOut(err error) error { return fmt.Errorf("trying out create-if-absent: %w", err) }
 
 // LookFirst returns b with Puts that look whether the name is there, for places
 // that are not Fenced. It keeps no promise: two that put a name at the same time

@@ -46,10 +46,11 @@ func Backoff(n int) (wait time.Duration, again bool) {
 }
 
 // PutAgain reports whether an object may be put again after an unclear answer,
-// as Retry asks. Not what a repository lets its presence decide about and may
-// take away at any moment: packs, records of snapshots, keys. Where the first
-// Put was done after all, the others' second appearance is harmless or cannot be.
+// as Retry asks: objects whose second appearance, after somebody has removed
+// them, says nothing that is not so. Records of snapshots are among them, for who
+// puts one has announced it, and until it signs off nobody removes the record.
+// Packs are not, nor are keys.
 func PutAgain(name string) bool {
 	dir, _, _ := strings.Cut(name, "/")
-	return slices.Contains([]string{"config", "index", "intents", "condemned", "ledger", "parity", "marks"}, dir)
+	return slices.Contains([]string{"config", "index", "intents", "snapshots", "forgotten", "condemned", "ledger", "parity", "marks"}, dir)
 }

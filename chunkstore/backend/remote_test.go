@@ -86,7 +86,8 @@ func TestRetryPutAgain(t *testing.T) {
 		{"packs/x", []error{refused, refused, refused, refused, refused}, false, backend.ErrNotDone, 4},
 		{"packs/x", []error{unclear}, false, unclear, 1},
 		{"packs/x", []error{refused, unclear}, true, unclear, 2},
-		{"snapshots/x", []error{unclear}, true, unclear, 1},
+		{"snapshots/x", []error{unclear}, true, nil, 2},
+		{"keys/x", []error{unclear}, true, unclear, 1},
 		{"packs/x", []error{fs.ErrPermission}, false, fs.ErrPermission, 1},
 		{"index/x", []error{unclear, refused}, false, nil, 3},
 		{"index/x", []error{unclear}, true, nil, 2}, // its own bytes are there

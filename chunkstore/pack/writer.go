@@ -97,3 +97,25 @@ func (b *Builder) Finish(k *seal.Keys, random io.Reader) ([]byte, *Trailer, erro
 	p, t := append(b.buf, d[:]...), b.t
 	return p, &t, nil
 }
+
+// Renew returns a Builder with the frames of this one, which is finished, under
+// another name and key. It is for a pack of which nobody knows whether it was
+// stored: its name may not be put again. buf is room as for NewBuilder, and none
+// of this one's: what it was finished to stays as it is.
+func (b *Builder) Renew(k *seal.Keys, random io.Reader, buf []byte) (*Builder, error) {
+	n, err := NewBuilder(k, b.t.Kind, b.t.Session, random, buf)
+	if err != nil {
+		return nil, err
+	}
+	var stored []byte
+	for i := range b.t.Frames {
+		f := &b.t.Frames[i]
+		stored = append(stored[:0], b.buf[f.Off:f.Off+f.Stored]...)
+		packed, err := b.key.OpenPacked(uint32(i), stored)
+		if err != nil {
+			return nil, fmt.Errorf("pack %s: %w", b.t.Name, err)
+		}
+		n.Add(packed, int(f.Plain), f.Chunks)
+	}
+	return n, nil
+}

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
+	"strings"
 	"syscall"
 
 	"github.com/minio/minio-go/v7"
@@ -67,6 +69,13 @@ func (b *Bucket) failed(ctx context.Context, verb, name string, err error) error
 	}
 	if errors.Is(err, http.ErrSchemeMismatch) {
 		return fmt.Errorf("%s: the server speaks plain HTTP there: its URL begins with s3+http://: %w", where, fs.ErrInvalid)
+	}
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err // it names the place once more
+		if strings.HasPrefix(err.Error(), "Connection closed by foreign host") {
+			err = errors.New("the server has closed the connection")
+		}
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {

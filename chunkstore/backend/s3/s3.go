@@ -1,7 +1,6 @@
 package s3
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -70,7 +69,7 @@ func Open(url string, opt Options) (*Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", l.url, err)
 	}
-	c, err := minio.NewCore(l.host, &minio.Options{Creds: creds, Secure: l.secure, Transport: opt.Transport, Region: l.region, MaxRetries: 1})
+	c, err := minio.NewCore(l.host, &minio.Options{Creds: creds, Secure: l.secure, Transport: sender{opt.Transport}, Region: l.region, MaxRetries: 1})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", l.url, err, fs.ErrInvalid)
 	}
@@ -110,7 +109,9 @@ func (b *Bucket) Put(ctx context.Context, name string, p []byte) error {
 		UserMetadata: map[string]string{"x-amz-checksum-sha256": base64.StdEncoding.EncodeToString(sum[:])}}
 	opt.SetMatchETagExcept("*")
 	for n := 1; ; n++ {
-		_, err = b.c.PutObject(req, b.bucket, b.key(name), bytes.NewReader(p), int64(len(p)), "", hex.EncodeToString(sum[:]), opt)
+		body := &lent{p: p}
+		_, err = b.c.PutObject(context.WithValue(req, lentKey{}, body), b.bucket, b.key(name), body.reader(), int64(len(p)), "", hex.EncodeToString(sum[:]), opt)
+		body.end()
 		if !conflict(err) || n == 5 {
 			return b.failed(ctx, "put", name, err)
 		}
