@@ -109,6 +109,10 @@ func samples() map[string]struct {
 			Splitter:  SplitterConfig{Kind: "gear", Min: 32 << 10, Avg: 64 << 10, Max: 256 << 10, Secret: 1},
 			FrameSize: 256 << 10, PackSize: 32 << 20, AppendOnly: true, Lock: "720h", Parity: "5",
 			Epochs: []EpochConfig{{N: 1, Public: bytes.Repeat([]byte{1}, 1216)}, {N: 3, Public: bytes.Repeat([]byte{3}, 1216)}}, Removed: []ID{sampleID(1), sampleID(2)}}},
+		"config-unfenced": {"config/3", seal.KindConfig, seal.ForList, &Config{V: 1, Repo: id, Created: sampleTime(1),
+			Splitter:  SplitterConfig{Kind: "gear", Min: 32 << 10, Avg: 64 << 10, Max: 256 << 10, Secret: 1},
+			FrameSize: 256 << 10, PackSize: 32 << 20, AppendOnly: true, Lock: "720h", Parity: "5", NoFencing: true,
+			Epochs: []EpochConfig{{N: 1, Public: bytes.Repeat([]byte{1}, 1216)}}, Removed: []ID{sampleID(1)}}},
 		"grant": {"keys/" + id.String() + ".3", seal.KindKey, seal.Clear, &keyGrant{V: 1, ID: id, Epoch: 3, Created: sampleTime(1), Label: "laptop",
 			Public: bytes.Repeat([]byte{4}, 1216), Sealed: []byte("sealed")}},
 		"snapshot":       {"snapshots/" + id.String(), seal.KindSnapshot, seal.ForEpoch, sampleSnapshot()},
@@ -138,6 +142,9 @@ var addedLater = map[string]string{
 	"writer.Accepted": "writer-revoked",
 	"config.Epochs":   "config-rotated",
 	"config.Removed":  "config-rotated",
+
+	"config.NoFencing":         "config-unfenced",
+	"config-rotated.NoFencing": "config-unfenced",
 
 	"snapshot.Origin":       "snapshot-later",
 	"snapshot.Repairs":      "snapshot-later",
