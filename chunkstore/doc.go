@@ -8,7 +8,9 @@
 // put one after the other lie in one frame. A chunk is known if a usable pack
 // holds it, or if the session has put it before. Full frames are compressed by
 // as many goroutines as there are cores and sealed into the open pack; full
-// packs are stored in the background. The order is what makes a crash harmless:
+// packs are stored in the background, several at once where that is a gain, within
+// a bound in bytes. A pack is put once under its name: one that is not there after
+// an unclear answer goes under another. The order is what makes a crash harmless:
 // a pack is durable before the index knows it, and a segment names it only
 // then.
 //
