@@ -63,19 +63,19 @@ func (b *Bucket) failed(ctx context.Context, verb, name string, err error) error
 	if errors.As(err, &r) && r.StatusCode != 0 {
 		return fmt.Errorf("%s: %w", where, answer(r))
 	}
-	var cert *tls.CertificateVerificationError
-	if errors.As(err, &cert) {
-		return fmt.Errorf("%s: %w; a store with a certificate of its own needs --ca-cert FILE: %w", where, err, fs.ErrInvalid)
-	}
-	if errors.Is(err, http.ErrSchemeMismatch) {
-		return fmt.Errorf("%s: the server speaks plain HTTP there: its URL begins with s3+http://: %w", where, fs.ErrInvalid)
-	}
 	var ue *url.Error
 	if errors.As(err, &ue) {
 		err = ue.Err // it names the place once more
 		if strings.HasPrefix(err.Error(), "Connection closed by foreign host") {
 			err = errors.New("the server has closed the connection")
 		}
+	}
+	var cert *tls.CertificateVerificationError
+	if errors.As(err, &cert) {
+		return fmt.Errorf("%s: %w; a store with a certificate of its own needs --ca-cert FILE: %w", where, err, fs.ErrInvalid)
+	}
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		return fmt.Errorf("%s: the server speaks plain HTTP there: its URL begins with s3+http://: %w", where, fs.ErrInvalid)
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
