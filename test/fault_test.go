@@ -158,7 +158,7 @@ func (st *stage) healthy(t testing.TB, what string, j job, b backend.Backend) {
 		st.healthyFromNothing(t, what, j, b)
 		return
 	}
-	r, err := tryOpen(t, b, options(t))
+	r, err := repo.Open(t.Context(), b, options(t))
 	if err != nil {
 		t.Errorf("%s: open: %v", what, err)
 		return
@@ -180,7 +180,7 @@ func (st *stage) healthy(t testing.TB, what string, j job, b backend.Backend) {
 // a repository, or it can be made now.
 func (st *stage) healthyFromNothing(t testing.TB, what string, j job, b backend.Backend) {
 	t.Helper()
-	r, err := tryOpen(t, b, options(t))
+	r, err := repo.Open(t.Context(), b, options(t))
 	switch {
 	case errors.Is(err, repo.ErrNoRepo):
 		err = j.run(t, st, b)
@@ -199,7 +199,7 @@ func (st *stage) healthyFromNothing(t testing.TB, what string, j job, b backend.
 // after looks at the repository once the job has succeeded.
 func (st *stage) after(t testing.TB, what string, j job, b backend.Backend) {
 	t.Helper()
-	r, err := tryOpen(t, b, options(t))
+	r, err := repo.Open(t.Context(), b, options(t))
 	if err != nil {
 		t.Errorf("%s, then run again: %v", what, err)
 		return
