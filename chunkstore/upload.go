@@ -127,7 +127,7 @@ func (w *Writer) putPack(ctx context.Context, b *pack.Builder) ([]byte, *pack.Tr
 		if gerr == nil && bytes.Equal(got, p) {
 			return p, t, nil
 		}
-		if errors.Is(err, fs.ErrExist) {
+		if errors.Is(err, fs.ErrExist) && gerr == nil {
 			return nil, nil, fmt.Errorf("pack %s is there already with other bytes: %w", t.Name, chunk.ErrCorrupt)
 		}
 		if n > renewals || !backend.Transient(err) || !errors.Is(gerr, fs.ErrNotExist) || backend.Transfers(w.s.b) == 1 {

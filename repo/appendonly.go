@@ -214,7 +214,7 @@ func (r *Repo) replaceKeys(ctx context.Context, on bool, plans []keyPlan, change
 				return err
 			}
 		}
-		if err := r.b.Put(ctx, keyName(to.id), obj); err != nil {
+		if err := r.putNew(ctx, keyName(to.id), obj); err != nil {
 			return err
 		}
 		changes[i].New = to.id

@@ -61,12 +61,54 @@
 // A crash leaves at most: packs without a segment (the next writer adopts them),
 // an intent (until somebody resolves it), and temporary files of the backend.
 //
+// # Across a network
+//
+// A request that was given up may be done later, one that succeeded once more:
+// minutes after, when who sent it has repeated it and gone on, or is dead. Such a
+// Put of a name that is taken does nothing, and names are used once; so it counts
+// only where something was removed, and backend.PutAgain tells of each kind what
+// it says then. Two must not come back, and keep their place until something is
+// there that was put so much later, by the backend's clock, that nothing of theirs
+// is under way any more (backend.Late; in a local folder never anything is):
+//
+//   - The record of a snapshot that is forgotten while it is young is hidden,
+//     though its writer has signed off. Put anew it would name packs that are gone.
+//   - A condemned record stays when its packs are removed, and the next prune ends
+//     it, after it has removed those that came back. Whether it may be ended is
+//     decided by what was listed before the packs are removed, not after.
+//
+// An error of a Put says what became of the last attempt only (backend.ErrUnclear):
+// a writer takes its commit for failed, and signs off, only if none of them can
+// have left anything under way.
+//
+// # Without create-if-absent
+//
+// Where the config says no_fencing, two that put one name at once both succeed, and
+// the later one replaces the other's, as does a Put that is late:
+//
+//	snapshots/<id>        no pruner takes that name. Unlock does: it may replace
+//	                      the record of a writer that commits just then, or be
+//	                      replaced by it; so it is for writers that are gone for
+//	                      as long as a request may be under way
+//	config/<n>            of two changes at once the later one stays, and both are
+//	                      told that they succeeded
+//	keys/<id>.<n>         two rotations at once may give the keys one epoch and
+//	                      publish another's public half: what is sealed for it from
+//	                      then on opens to nobody. Keys and settings are to be
+//	                      changed from one place at a time
+//	marks, writers        get numbers that differ at random, so that both words stay
+//	condemned/<c>.<n>     either list of writers is good, as both were made after
+//	                      the record was put
+//	forgotten, parity     both say the same
+//	all others            have random names
+//
 // # Forgetting and pruning
 //
 // Forgetting lists snapshots, then intents. Where the intent of a record's writer
-// is gone the record is removed; where it is there the record is hidden by
-// forgotten/<id>, for its writer may be putting it again, and must find its name
-// taken. Prune removes what is hidden once the intent is gone.
+// is gone the record is removed, if it is not so young that a Put of it may be
+// late; where it is there the record is hidden by forgotten/<id>, for its writer
+// may be putting it again, and must find its name taken. Prune removes what is
+// hidden once the intent is gone, and nothing can come.
 //
 // Any number of pruners may run, and any may take up what another has begun:
 //
@@ -87,7 +129,8 @@
 //	    new pack, then put its segment. Where the source is gone go back to (4);
 //	    what is found nowhere keeps its pack.
 //	(7) Remove the packs, and publish that they are dropped.
-//	(8) Then remove condemned/<c>.<n>, then condemned/<c>.
+//	(8) Then remove condemned/<c>.<n>, then condemned/<c>; where Puts may be late
+//	    the next run does.
 //
 // A condemned pack never comes back, under its name or otherwise. Where listings
 // lag behind, that long is waited before (2), (4), (5) and (8), as a writer waits
@@ -100,8 +143,8 @@
 //
 // The orders and decisions are in protocol.go. TestModel drives them, as they are,
 // through all interleavings of two writers, two pruners, a forget and mergers of
-// segments, each of which may be held up for ever at any step, with answers lost
-// and clocks of any sort. TestMutations shows of each step and each order that
+// segments, each of which may be held up for ever at any step, with answers lost,
+// Puts and Removes that are done late or once more, and clocks of any sort. TestMutations shows of each step and each order that
 // without it data is lost, or something unneeded stays for ever.
 //
 // # Parity

@@ -17,12 +17,13 @@ import (
 // kinds are gone for readers, and their chunks for prune.
 type ForgetResult struct {
 	Removed []ID // records that are removed
-	Hidden  []ID // records that stay, hidden, until their writers' intents are gone
+	Hidden  []ID // records that stay, hidden, until nobody can put them again
 }
 
 // Forget makes snapshots absent. Their chunks stay until prune. Where the intent
 // of the snapshot's writer is still there, the record is only hidden: the writer
-// may be repeating a Put that succeeded, and must find its name taken. IDs of
+// may be repeating a Put that succeeded, and must find its name taken. So it is
+// where a Put of a young record may yet be late (backend.Late). IDs of
 // which there is no record are no error. Only the owner may.
 func (r *Repo) Forget(ctx context.Context, ids []ID) (ForgetResult, error) {
 	var res ForgetResult
@@ -42,10 +43,12 @@ func (r *Repo) Forget(ctx context.Context, ids []ID) (ForgetResult, error) {
 			intents, err = r.intents(ctx)
 		case doRemoveRecord:
 			for _, id := range ids {
-				if _, ok := records[id.String()]; !ok {
+				info, ok := records[id.String()]
+				if !ok {
 					continue
 				}
-				if err = r.forget(ctx, id, intents, &res); err != nil {
+				_, at := intents[id]
+				if err = r.forget(ctx, id, mayRemoveRecord(at, r.settled(info, newest(records, intents))), &res); err != nil {
 					break
 				}
 			}
@@ -57,12 +60,34 @@ func (r *Repo) Forget(ctx context.Context, ids []ID) (ForgetResult, error) {
 	return res, nil
 }
 
-func (r *Repo) forget(ctx context.Context, id ID, intents map[ID]intentState, res *ForgetResult) error {
+// settled reports whether no Put of an object is under way any more. later is the
+// time of anything that was put.
+func (r *Repo) settled(info backend.Info, later time.Time) bool {
+	return settled(info.ModTime, later, backend.Late(r.b))
+}
+
+// newest returns when the last of these was put: it is that late at least, by the
+// backend's clock.
+func newest(records map[string]backend.Info, intents map[ID]intentState) (t time.Time) {
+	for _, info := range records {
+		if info.ModTime.After(t) {
+			t = info.ModTime
+		}
+	}
+	for _, in := range intents {
+		if in.last.After(t) {
+			t = in.last
+		}
+	}
+	return t
+}
+
+func (r *Repo) forget(ctx context.Context, id ID, remove bool, res *ForgetResult) error {
 	state, err := r.stateOf(ctx, id)
 	if err != nil || state != aRecord {
 		return err // a tombstone stays: its writer must find its name taken
 	}
-	if _, ok := intents[id]; !mayRemoveRecord(ok) {
+	if !remove {
 		if err := r.hide(ctx, id); err != nil {
 			return err
 		}
@@ -165,8 +190,8 @@ func (r *Repo) tidy(ctx context.Context) error {
 	return err
 }
 
-// sweepForgotten removes hidden records whose writers are gone: first the
-// record, then what hides it.
+// sweepForgotten removes hidden records whose writers are gone, and which nobody
+// can put any more: first the record, then what hides it.
 func (r *Repo) sweepForgotten(ctx context.Context) error {
 	r.mu.Lock()
 	hidden, err := r.forgotten(ctx)
@@ -181,9 +206,16 @@ func (r *Repo) sweepForgotten(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	records, err := r.names(ctx, "snapshots/")
+	if err != nil {
+		return err
+	}
+	now := newest(records, intents)
 	for name := range hidden {
 		id, ok := ParseID(name)
-		if _, at := intents[id]; !ok || !mayRemoveRecord(at) {
+		_, at := intents[id]
+		info, there := records[name]
+		if !ok || !mayRemoveRecord(at, !there || r.settled(info, now)) {
 			continue
 		}
 		for _, object := range []string{"snapshots/" + name, "forgotten/" + name} {

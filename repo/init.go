@@ -145,22 +145,25 @@ func leftKeys(ctx context.Context, b backend.Backend) (stale []string, err error
 
 // putFirst puts the key and then the config of a new repository: a config
 // without a key would look like a repository that nobody can open. Who puts
-// config/1 has made the repository; all others take their keys back.
+// config/1 has made the repository; all others take their keys back. Who does not
+// know whether it will come yet leaves its key there: a repeated Init removes it,
+// or finds a repository that opens.
 func putFirst(ctx context.Context, b backend.Backend, key string, keyData, config []byte, stale []string) error {
 	after := context.WithoutCancel(ctx)
-	err := b.Put(ctx, key, keyData)
+	err, sure := b.Put(ctx, key, keyData), true
 	if err == nil {
 		err = b.Put(ctx, "config/1", config)
+		sure = definite(err)
 	}
 	if err != nil {
 		got, gerr := b.Get(after, "config/1", 0, -1)
 		switch {
 		case gerr == nil && bytes.Equal(got, config):
 			// The answer was lost, the config was not.
-		case gerr == nil, errors.Is(gerr, fs.ErrNotExist):
+		case gerr == nil, sure && errors.Is(gerr, fs.ErrNotExist):
 			return errors.Join(err, b.Remove(after, key))
 		default:
-			return err // nobody knows: the key must stay
+			return fmt.Errorf("unclear whether the repository was made, or will be yet; run init again: %w", err)
 		}
 	}
 	for _, name := range stale {

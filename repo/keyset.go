@@ -187,7 +187,8 @@ func (r *Repo) wholeRing(what string, cfg Config) error {
 	return nil
 }
 
-// AddKey adds a password. Only the owner may, with a key that opens all.
+// AddKey adds a password. Only the owner may, with a key that opens all. After an
+// error it may have been added, or be added yet, as Keys tells.
 func (r *Repo) AddKey(ctx context.Context, password, label string) (ID, error) {
 	if password == "" {
 		return ID{}, errors.New("an empty password protects nothing: give one")
@@ -211,7 +212,7 @@ func (r *Repo) AddKey(ctx context.Context, password, label string) (ID, error) {
 	if err != nil {
 		return id, err
 	}
-	if err := r.b.Put(ctx, keyName(id), p); err != nil {
+	if err := r.putNew(ctx, keyName(id), p); err != nil {
 		return id, err
 	}
 	// A rotation that went on meanwhile may not have seen this key.

@@ -153,12 +153,15 @@ func (r *Repo) AddMark(ctx context.Context, id ID, m Mark) error {
 	if err != nil {
 		return err
 	}
+	if n, err = r.after(n); err != nil {
+		return err
+	}
 	for range markTries {
-		n++
 		done, err := r.putMark(ctx, fmt.Sprintf("marks/%s-%d", id, n), body)
 		if done || err != nil {
 			return err
 		}
+		n++
 	}
 	return fmt.Errorf("snapshot %s: %d numbers in a row are taken, so it has no new mark; `cutbank verify` tells whether junk takes them: %w", id, markTries, fs.ErrExist)
 }

@@ -31,7 +31,7 @@ func (sp *spec) successors(c setup, s *world, dst []next) []next {
 	for i := range s.m {
 		dst = sp.merger(s, i, dst)
 	}
-	return sp.forgetter(s, dst)
+	return sp.arrivals(s, sp.forgetter(s, dst))
 }
 
 func (sp *spec) writerSteps() []step {
@@ -43,6 +43,7 @@ func (sp *spec) writerSteps() []step {
 
 // clean forgets what nobody will ask for again, so that equal states are equal.
 func (s *world) clean(sp *spec, steps []step) {
+	s.dropped &= s.exists | s.late.put[aPack]
 	for i := range s.w {
 		w := &s.w[i]
 		if w.stopped || !slices.Contains(steps[w.pc:], doStore) {
@@ -65,7 +66,7 @@ func (s *world) clean(sp *spec, steps []step) {
 		}
 	}
 	for i := range s.cond {
-		if c := &s.cond[i]; !c.there && s.p[0].recs>>i&1 == 0 && s.p[1].recs>>i&1 == 0 && c.packs != 0 {
+		if c := &s.cond[i]; !c.there && s.late.put[aCondemned]>>i&1 == 0 && s.p[0].recs>>i&1 == 0 && s.p[1].recs>>i&1 == 0 && c.packs != 0 {
 			*c = condRecord{used: true}
 		}
 	}
@@ -125,7 +126,7 @@ func (sp *spec) writer(c setup, from *world, i int, dst []next) []next {
 		if int(w.pc) == len(steps) {
 			w.stopped = true
 		}
-		add(s, "%s", st)
+		sp.removed(s, anIntent, me, add, "%s", st)
 	}
 	return dst
 }
@@ -179,6 +180,12 @@ func (sp *spec) store(s *world, i int, add func(world, string, ...any), advance 
 		} else {
 			s.put(name, missing)
 		}
+		if t := *s; s.late.left > 0 {
+			t.late.left--
+			t.late.put[aPack] |= name
+			t.exists &^= name
+			add(t, "a pack does not arrive, %08b", name)
+		}
 		w.micro = 2
 		add(*s, "first of pack and segment, %08b", name)
 	case 2:
@@ -203,6 +210,8 @@ func (sp *spec) commit(c setup, from *world, i int, add func(world, string, ...a
 			w.doubt = false
 			w.stopped = true
 			s.withdraw(1 << i)
+			sp.removed(s, anIntent, 1<<i, add, "%s", what)
+			return
 		case uncertain:
 			w.doubt = true
 		}
@@ -214,9 +223,6 @@ func (sp *spec) commit(c setup, from *world, i int, add func(world, string, ...a
 	state := recordState(from.record[i])
 	if from.w[i].doubt {
 		settle(*from, state != noRecord, state == aRecord, false, "look at the record")
-	}
-	if from.w[i].flight {
-		return // what may still arrive is not put again
 	}
 	s := *from
 	free := state == noRecord || sp.overwrite
@@ -304,13 +310,18 @@ func (sp *spec) merger(from *world, i int, dst []next) []next {
 		s.merged[i] = m.lists & m.packs
 		s.mergedThere |= 1 << i
 	case doRemoveSegments:
-		s.segment &^= m.segment
+		removed := s.segment & m.segment
+		s.segment &^= removed
 		s.mergedThere &^= m.merged
 		for w := range s.adopted {
 			if m.adopted>>w&1 != 0 {
 				s.adopted[w] = 0
 			}
 		}
+		sp.removed(s, aSegment, removed, func(s world, format string, args ...any) {
+			dst = append(dst, next{s, sp.label("merger", i, format, args)})
+		}, "%s", st)
+		return dst
 	}
 	return append(dst, next{s, sp.label("merger", i, "%s: %08b", []any{st, m.lists & m.packs})})
 }

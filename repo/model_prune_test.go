@@ -65,7 +65,7 @@ func (sp *spec) pruner(from *world, i int, dst []next) []next {
 	case doListPacks:
 		p.step()
 		s.list(s.exists, s.fresh.packs, s.fresh.ghosts, func(s world, packs uint8) {
-			s.p[i].packs = packs
+			s.p[i].packs, s.p[i].stay = packs, s.unsettled(sp, &s.p[i])
 			add(s, "%s: %08b", st, packs)
 		})
 	case doCopyOut:
@@ -232,7 +232,7 @@ func (sp *spec) resolve(from *world, i int, add func(world, string, ...any)) {
 			s.record[p.at] = uint8(noRecord)
 		}
 		nextWriter(p)
-		add(s, "remove the intent of writer %d", p.at)
+		sp.removed(s, anIntent, me, add, "remove the intent of writer %d", bits.TrailingZeros8(me))
 	}
 }
 
@@ -329,7 +329,7 @@ func (sp *spec) removePack(s *world, i int, add func(world, string, ...any)) {
 	s.exists &^= m
 	s.fresh.packs &^= m
 	sp.come(&s.fresh.ghosts, m)
-	add(*s, "remove pack %08b", m)
+	sp.removed(*s, aPack, m, add, "remove pack %08b", m)
 }
 
 // endCondemned removes one record whose packs are gone, first what it waits for.
@@ -337,7 +337,7 @@ func (sp *spec) endCondemned(s *world, i int, add func(world, string, ...any)) {
 	p := &s.p[i]
 	for r := range s.cond {
 		c := &s.cond[r]
-		if p.recs>>r&1 == 0 || !c.there {
+		if p.recs>>r&1 == 0 || !c.there || p.stay>>r&1 != 0 && !sp.settledLate || s.unsettled(sp, p)>>r&1 != 0 {
 			continue
 		}
 		if c.waits {
@@ -346,7 +346,7 @@ func (sp *spec) endCondemned(s *world, i int, add func(world, string, ...any)) {
 		} else {
 			c.there = false
 			s.fresh.conds &^= 1 << r
-			add(*s, "remove record %d", r)
+			sp.removed(*s, aCondemned, 1<<r, add, "remove record %d", r)
 		}
 		return
 	}
@@ -382,11 +382,12 @@ func (sp *spec) tidy(s *world, i int, add func(world, string, ...any)) {
 	case 2, 3:
 		for r := range records {
 			at := uint8(1) << r
-			if p.snaps&at == 0 || !sp.mayRemoveRecord(p.seen&at != 0) {
+			if p.snaps&at == 0 || !sp.mayRemoveRecord(p.seen&at != 0, s.recordSettled(r)) {
 				p.snaps &^= at
 				continue
 			}
-			if (p.micro == 2) != sp.forgottenFirst {
+			hider := (p.micro == 2) == sp.forgottenFirst
+			if !hider {
 				s.record[r] = uint8(noRecord)
 			} else {
 				s.forgotten &^= at
@@ -395,7 +396,11 @@ func (sp *spec) tidy(s *world, i int, add func(world, string, ...any)) {
 				p.snaps &^= at
 			}
 			p.micro ^= 1
-			add(*s, "remove record %d or what hides it", r)
+			if hider {
+				sp.removed(*s, aForgotten, at, add, "remove what hides record %d", r)
+				return
+			}
+			add(*s, "remove record %d", r)
 			return
 		}
 		p.done = true
@@ -448,7 +453,7 @@ func (sp *spec) forgetter(from *world, dst []next) []next {
 				continue
 			}
 			t := s
-			if sp.mayRemoveRecord(f.intents>>r&1 != 0) {
+			if sp.mayRemoveRecord(f.intents>>r&1 != 0, s.recordSettled(r)) {
 				t.record[r] = uint8(noRecord)
 			} else {
 				t.forgotten |= 1 << r

@@ -41,6 +41,8 @@ type world struct {
 	mergedThere       uint8             // merged segments
 	cond              [maxPruners]condRecord
 	fresh             unseen
+	late              underWay
+	dropped           uint8 // packs that are gone, as indexes say, and may come back
 	w                 [maxWriters]writer
 	p                 [maxPruners]prunerAt
 	f                 forgetter
@@ -58,7 +60,7 @@ func (s *world) listed() uint8 {
 			l |= m
 		}
 	}
-	return l
+	return l &^ s.dropped
 }
 
 // unseen are changes that listings may not show yet.
@@ -115,6 +117,7 @@ type prunerAt struct {
 	cond      uint8 // packs that were condemned
 	packs     uint8 // packs that were there
 	own       uint8 // packs it stored
+	stay      uint8 // condemned records of which a pack might come back, when it listed packs
 	at        uint8 // writer that it is resolving
 	done      bool
 	await     unseen
@@ -144,7 +147,8 @@ type spec struct {
 	mayHold                   func(listed, condemned bool) bool
 	judge                     func(intent bool, r recordState, stale bool) verdict
 	settle                    func(there, own, sure bool) outcome
-	mayRemoveRecord           func(intent bool) bool
+	mayRemoveRecord           func(intent, settled bool) bool
+	mayEndCondemned           func(settled bool) bool
 	isLive                    func(r recordState, forgotten bool) bool
 
 	lag   bool   // listings lag
@@ -167,20 +171,22 @@ type spec struct {
 	forgottenFirst bool // what hides a record goes before the record
 	noAdopt        bool // unlisted packs are leaned on without listing them
 	mergeLate      bool // mergers remove segments that came after they had read
+	settledLate    bool // whether a pack may come back is asked when it was removed
 	partsAlone     bool // what a record waits for is taken for the record
 }
 
 func theSpec() spec {
 	return spec{begin: beginOrder, end: endOrder, prune: pruneOrder, forget: forgetOrder, merge: mergeOrder,
-		mayHold: mayHold, judge: judge, settle: settle, mayRemoveRecord: mayRemoveRecord, isLive: isLive}
+		mayHold: mayHold, judge: judge, settle: settle, mayRemoveRecord: mayRemoveRecord, mayEndCondemned: mayEndCondemned, isLive: isLive}
 }
 
 // setup says which actors there are.
 type setup struct {
 	writers, pruners, mergers int
 	forget                    bool
-	retry                     bool // writers may lose the answer to their commit
-	lag                       bool // listings lag
+	retry                     bool  // writers may lose the answer to their commit
+	lag                       bool  // listings lag
+	late                      uint8 // how many calls may be done late
 }
 
 func (c setup) String() string {
@@ -193,6 +199,9 @@ func (c setup) String() string {
 	}
 	if c.lag {
 		s += ", listings that lag"
+	}
+	if c.late > 0 {
+		s += fmt.Sprintf(", %d late calls", c.late)
 	}
 	return s
 }
@@ -212,6 +221,7 @@ func firstWorld(c setup) world {
 		s.m[i].done = true
 	}
 	s.f.done = !c.forget
+	s.late.left = c.late
 	return s
 }
 

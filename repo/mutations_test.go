@@ -98,7 +98,8 @@ var mutations = []mutation{
 	{"pruner: does not end its records", func(s *spec) { s.prune = without(s.prune, doEndCondemned) }},
 	{"pruner: does not remove packs", func(s *spec) { s.prune = without(s.prune, doRemovePacks) }},
 	{"forget: lists intents before records", func(s *spec) { s.forget = swap(s.forget, doListRecords, doListIntents) }},
-	{"forget: removes a record although its intent is there", func(s *spec) { s.mayRemoveRecord = func(bool) bool { return true } }},
+	{"forget: removes a record although its intent is there", func(s *spec) { s.mayRemoveRecord = func(_, settled bool) bool { return settled } }},
+	{"forget, pruner: remove a record although a Put of it is under way", func(s *spec) { s.mayRemoveRecord = func(intent, _ bool) bool { return !intent } }},
 	{"forget: removes without looking for intents", func(s *spec) { s.forget = without(s.forget, doListIntents) }},
 	{"forget: what hides a record goes before the record", func(s *spec) { s.forgottenFirst = true }},
 	{"merger: lists packs/ before it reads the segments", func(s *spec) { s.merge = swap(s.merge, doReadSegments, doListPacks) }},
@@ -117,6 +118,12 @@ var lags = []mutation{
 	{"pruner: does not wait before it lists snapshots/", func(s *spec) { s.prune = hasty(s.prune, doListRecords) }},
 	{"pruner: does not wait before it removes the record", func(s *spec) { s.prune = hasty(s.prune, doEndCondemned) }},
 	{"merger: does not wait before it lists packs/", func(s *spec) { s.merge = hasty(s.merge, doListPacks) }},
+}
+
+// lates are those of which only calls that are done late make a loss.
+var lates = []mutation{
+	{"pruner: ends what is condemned although it may come back", func(s *spec) { s.mayEndCondemned = func(bool) bool { return true } }},
+	{"pruner: asks whether a pack may come back when it has removed it", func(s *spec) { s.settledLate = true }},
 }
 
 func TestMutations(t *testing.T) {
@@ -144,5 +151,8 @@ func TestMutations(t *testing.T) {
 	}
 	for _, m := range lags {
 		try(m, lagging[:len(lagging)-1])
+	}
+	for _, m := range lates {
+		try(m, tardy)
 	}
 }

@@ -129,9 +129,22 @@ func settle(there, own, sure bool) outcome {
 }
 
 // mayRemoveRecord reports whether a forgotten record may be removed: nobody can
-// put it again. Otherwise it is hidden. The intent is looked for after the record
-// was seen: a writer removes its intent only after its commit was acknowledged.
-func mayRemoveRecord(intent bool) bool { return !intent }
+// put it again, and no Put of it is under way. Otherwise it is hidden. The intent
+// is looked for after the record was seen: a writer removes its intent only after
+// its commit was acknowledged.
+func mayRemoveRecord(intent, settled bool) bool { return !intent && settled }
+
+// mayEndCondemned reports whether a condemned record may be removed, whose packs
+// are gone. One that is put late comes back; nobody must lean on it, for it is
+// removed again, and indexes deny it.
+func mayEndCondemned(settled bool) bool { return settled }
+
+// settled reports whether no Put of what stands in the storage since put is under
+// way any more, as something else was put so much later. Both times are the
+// backend's; of what has none nobody knows.
+func settled(put, later time.Time, late time.Duration) bool {
+	return late == 0 || put.Unix() > 0 && later.Sub(put) > late
+}
 
 // isLive reports whether what stands at snapshots/<id> needs its chunks.
 func isLive(r recordState, forgotten bool) bool { return r == aRecord && !forgotten }

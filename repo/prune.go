@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore"
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
@@ -403,7 +404,7 @@ func (p *pruner) snapshots(ctx context.Context) ([]*Snapshot, error) {
 }
 
 // removePacks removes condemned packs whose needed chunks lie elsewhere, and
-// tells all indexes.
+// tells all indexes. Those of an earlier run's record are there if they came back.
 func (p *pruner) removePacks(ctx context.Context) error {
 	parity, err := p.r.names(ctx, "parity/")
 	if err != nil {
@@ -411,8 +412,9 @@ func (p *pruner) removePacks(ctx context.Context) error {
 	}
 	var gone []pack.Name
 	err = p.eachReady(func(_ string, rec *condemnedRecord) error {
+		old := backend.Late(p.r.b) > 0 && p.r.settled(rec.info, p.see.latest)
 		for _, name := range rec.packs {
-			if p.stay[name] != nil {
+			if _, listed := p.see.packs[name]; p.stay[name] != nil || old && !listed {
 				continue
 			}
 			if err := p.r.b.Remove(ctx, name.Object()); err != nil {
@@ -449,9 +451,13 @@ func (p *pruner) eachReady(f func(id string, rec *condemnedRecord) error) error 
 	return nil
 }
 
-// endCondemned removes the records whose packs are all gone.
+// endCondemned removes the records whose packs are all gone, for good. A young
+// one of which one may come back is left to the next run.
 func (p *pruner) endCondemned(ctx context.Context) error {
 	return p.eachReady(func(id string, rec *condemnedRecord) error {
+		if !mayEndCondemned(p.r.settled(rec.info, p.see.latest)) {
+			return nil
+		}
 		for _, name := range rec.packs {
 			if p.stay[name] != nil {
 				return nil

@@ -1,8 +1,10 @@
 package repo
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,20 +77,28 @@ func Open(ctx context.Context, b backend.Backend, opt Options) (*Repo, error) {
 	if err != nil {
 		return nil, err
 	}
-	u, err := keys.next()
-	if err != nil {
-		return nil, err
+	// A key may be of another repository: of an Init that was given up, and whose
+	// Put of it was late.
+	var first error
+	for {
+		u, err := keys.next()
+		if err != nil {
+			return nil, cmp.Or(first, err)
+		}
+		k, err := u.ring.Open()
+		if err != nil {
+			return nil, err
+		}
+		r, err := open(ctx, b, k, u.id, opt)
+		switch {
+		case err == nil:
+			r.tryOthers(ctx, u, keys)
+			return r, nil
+		case !unproven(err):
+			return nil, err
+		}
+		first = cmp.Or(first, err)
 	}
-	k, err := u.ring.Open()
-	if err != nil {
-		return nil, err
-	}
-	r, err := open(ctx, b, k, u.id, opt)
-	if err != nil {
-		return nil, err
-	}
-	r.tryOthers(ctx, u, keys)
-	return r, nil
 }
 
 func open(ctx context.Context, b backend.Backend, k *seal.Keys, key ID, opt Options) (*Repo, error) {
@@ -159,6 +169,32 @@ func (r *Repo) putJSON(ctx context.Context, name string, kind seal.Kind, s seal.
 		return err
 	}
 	return r.b.Put(ctx, name, p)
+}
+
+// putNew puts what nobody else puts, under a name that is new. That it is there
+// is success, whatever the answer was.
+func (r *Repo) putNew(ctx context.Context, name string, p []byte) error {
+	err := r.b.Put(ctx, name, p)
+	if err == nil {
+		return nil
+	}
+	if got, gerr := r.b.Get(context.WithoutCancel(ctx), name, 0, -1); gerr == nil && bytes.Equal(got, p) {
+		return nil
+	}
+	return err
+}
+
+// after returns a number behind n for the next word about something. Where two
+// that put one name at once both succeed, they are kept apart by chance.
+func (r *Repo) after(n int) (int, error) {
+	if !r.cfg.NoFencing {
+		return n + 1, nil
+	}
+	var jump [2]byte
+	if _, err := io.ReadFull(r.opt.Random, jump[:]); err != nil {
+		return 0, fmt.Errorf("random number: %w", err)
+	}
+	return n + 1 + int(binary.LittleEndian.Uint16(jump[:])), nil
 }
 
 func newID(random io.Reader) (ID, error) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore"
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
@@ -303,9 +304,12 @@ func (s *Session) put(ctx context.Context, name string, p []byte) error {
 }
 
 // definite reports whether a Put that failed so has left nothing that might
-// still arrive.
+// still arrive. A last answer that is clear says nothing of those before it.
 func definite(err error) bool {
-	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, fs.ErrPermission, syscall.ENOTDIR} {
+	if errors.Is(err, backend.ErrUnclear) {
+		return false
+	}
+	for _, e := range []error{backend.ErrNotDone, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, fs.ErrPermission, syscall.ENOTDIR} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -41,7 +41,7 @@ func (r *Repo) waitingFor(ctx context.Context, id ID, at intentState) Waiting {
 // snapshot stays, and committed is true. If not its tombstone is put first: where
 // create-if-absent is fenced a writer that lives after all fails with ErrDead, and
 // nothing is lost. Where it is not, such a writer may commit a snapshot whose
-// chunks are gone. A writer that is not at work is an error that wraps
+// chunks are gone, or lose one that it commits just then. A writer that is not at work is an error that wraps
 // fs.ErrNotExist. Only the owner may.
 func (r *Repo) Unlock(ctx context.Context, id ID) (committed bool, err error) {
 	if err := r.ownerOnly("unlocking"); err != nil {

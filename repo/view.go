@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"strings"
+	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
@@ -21,6 +22,7 @@ type view struct {
 	discard   bool                 // pass over condemned records that are damaged
 	condemned map[pack.Name]string // by which record
 	packs     map[pack.Name]backend.Info
+	latest    time.Time // when the last of them was put: by the backend's clock it is that late at least
 }
 
 // do makes one listing, or waits for it to be up to date.
@@ -35,6 +37,7 @@ func (v *view) do(ctx context.Context, st step) error {
 		}
 		v.condemned = map[pack.Name]string{}
 		for name, rec := range records {
+			v.seen(rec.info)
 			for _, p := range rec.packs {
 				v.condemned[p] = name
 			}
@@ -43,9 +46,18 @@ func (v *view) do(ctx context.Context, st step) error {
 	case doListPacks:
 		var err error
 		v.packs, err = v.r.listPacks(ctx)
+		for _, info := range v.packs {
+			v.seen(info)
+		}
 		return err
 	}
 	return fmt.Errorf("%q is no listing", st) // never happens
+}
+
+func (v *view) seen(info backend.Info) {
+	if info.ModTime.After(v.latest) {
+		v.latest = info.ModTime
+	}
 }
 
 // usable returns the sizes of the packs that may hold chunks.
@@ -75,6 +87,7 @@ func (r *Repo) listPacks(ctx context.Context) (map[pack.Name]backend.Info, error
 // condemnedRecord is condemned/<id> and the newest of its condemned/<id>.<n>.
 type condemnedRecord struct {
 	there bool // condemned/<id> was seen, and not only what it waits for
+	info  backend.Info
 	packs []pack.Name
 	waits bool // the intents to wait for are known
 	wait  []ID
@@ -123,7 +136,7 @@ func (r *Repo) condemnedRecords(ctx context.Context, discard bool) (map[string]*
 			rec = &condemnedRecord{}
 			records[base] = rec
 		}
-		rec.add(info.Name, &c, num, part)
+		rec.add(info, &c, num, part)
 	}
 	// A listing may miss a record that is put meanwhile and show what it waits
 	// for. Who took it for one that names no packs would end it.
@@ -131,9 +144,9 @@ func (r *Repo) condemnedRecords(ctx context.Context, discard bool) (map[string]*
 	return records, nil
 }
 
-func (rec *condemnedRecord) add(name string, c *Condemned, num string, part bool) {
+func (rec *condemnedRecord) add(info backend.Info, c *Condemned, num string, part bool) {
 	if !part {
-		rec.there = true
+		rec.there, rec.info = true, info
 		for _, p := range c.Packs {
 			if n, ok := parsePackName(p); ok {
 				rec.packs = append(rec.packs, n)
@@ -141,7 +154,7 @@ func (rec *condemnedRecord) add(name string, c *Condemned, num string, part bool
 		}
 		return
 	}
-	rec.parts = append(rec.parts, name)
+	rec.parts = append(rec.parts, info.Name)
 	n := 0
 	if _, err := fmt.Sscanf(num, "%d", &n); err == nil && n > rec.n {
 		rec.n, rec.waits, rec.wait = n, true, c.Wait

@@ -217,7 +217,7 @@ type NewWriter struct {
 // AddWriter registers a new writer and makes its write-only credential. save is
 // given the credential and keeps it; it is called before the writer is
 // registered, so that after an error at most a credential is left that opens
-// nothing. Only the owner may.
+// nothing, unless the registration comes late (Writers tells). Only the owner may.
 func (r *Repo) AddWriter(ctx context.Context, nw NewWriter, save func(credential []byte) error) (seal.WriterID, error) {
 	var id seal.WriterID
 	if err := r.ownerOnly("adding a writer"); err != nil {
@@ -262,7 +262,8 @@ func publicOf(seed []byte) ed25519.PublicKey {
 // being revoked: nobody can take all those that may come behind them.
 func (r *Repo) putWriter(ctx context.Context, id string, w Writer) error {
 	known, _ := r.registered(id)
-	for n, try := known.n+1, 1; ; try++ {
+	n, err := r.after(known.n)
+	for try := 1; err == nil; try++ {
 		err := r.putJSON(ctx, fmt.Sprintf("writers/%s-%d", id, n), seal.KindWriter, seal.ForList, w)
 		switch {
 		case err == nil:
@@ -279,6 +280,7 @@ func (r *Repo) putWriter(ctx context.Context, id string, w Writer) error {
 			n += 1 + int(binary.LittleEndian.Uint32(jump[:])>>1)
 		}
 	}
+	return err
 }
 
 // nextNumbers is how many numbers are tried one after the other.

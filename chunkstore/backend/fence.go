@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // ErrUnfenced says that a place breaks Put's promise: it lets a name be put that
@@ -45,15 +46,17 @@ func race(ctx context.Context, b Backend, name string) error {
 		group.Go(func() { errs[i] = b.Put(ctx, name, bytesOf(i)) })
 	}
 	group.Wait()
-	var won, perhaps []int // who was told so, and whose answer was lost
+	var won []int // who was told so
 	var lost error
+	unclear := 0
 	for i, err := range errs {
 		switch {
 		case err == nil:
 			won = append(won, i)
 		case errors.Is(err, fs.ErrExist):
-		case Transient(err) && len(perhaps) < racers/2:
-			perhaps, lost = append(perhaps, i), err
+		case Transient(err) && unclear < racers/2:
+			unclear++
+			lost = err
 		default:
 			return tryingOut(err)
 		}
@@ -68,8 +71,10 @@ func race(ctx context.Context, b Backend, name string) error {
 	if err != nil {
 		return tryingOut(err)
 	}
-	if len(won) == 0 {
-		won = perhaps
+	if len(won) == 0 { // an answer was lost, or belongs to a request that was sent twice
+		for i := range racers {
+			won = append(won, i)
+		}
 	}
 	if !slices.ContainsFunc(won, func(i int) bool { return bytes.Equal(got, bytesOf(i)) }) {
 		return fmt.Errorf("%s: a client that put a name was told that it was its own, and the bytes of another are there: %w", b, ErrUnfenced)
@@ -92,7 +97,9 @@ func tryingOut(err error) error { return fmt.Errorf("trying out create-if-absent
 
 // LookFirst returns b with Puts that look whether the name is there, for places
 // that are not Fenced. It keeps no promise: two that put a name at the same time
-// both succeed. Packs and segments, whose names are random, are put as they are.
+// both succeed, the later one replaces what the other put, and so does a Put that
+// is late (see Late). Packs and segments, whose names are random, are put as they
+// are.
 func LookFirst(b Backend) Backend { return &looking{b} }
 
 type looking struct{ Backend }
@@ -108,6 +115,9 @@ func (l *looking) Put(ctx context.Context, name string, p []byte) error {
 	}
 	return l.Backend.Put(ctx, name, p)
 }
+
+// Late implements Tardy.
+func (l *looking) Late() time.Duration { return Late(l.Backend) }
 
 // Transfers implements Parallel.
 func (l *looking) Transfers() int { return Transfers(l.Backend) }

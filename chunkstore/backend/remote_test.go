@@ -92,11 +92,21 @@ func TestRetryPutAgain(t *testing.T) {
 		{"index/x", []error{unclear, refused}, false, nil, 3},
 		{"index/x", []error{unclear}, true, nil, 2}, // its own bytes are there
 		{"index/x", []error{unclear, unclear, unclear, unclear, unclear}, false, unclear, 4},
+		{"snapshots/x", []error{unclear, fs.ErrPermission}, false, fs.ErrPermission, 2},
+		{"snapshots/x", []error{unclear, fs.ErrPermission}, false, backend.ErrUnclear, 2},
+		{"snapshots/x", []error{unclear, refused, refused, refused}, false, backend.ErrUnclear, 4},
+		{"snapshots/x", []error{refused, fs.ErrPermission}, false, fs.ErrPermission, 2},
+		{"writers/x", []error{unclear}, true, nil, 2},
 	} {
 		f := &flaky{Mem: backend.NewMem(), errs: tt.errs, done: tt.done}
 		err := backend.Retry(f, quick, backend.PutAgain).Put(t.Context(), tt.name, []byte("x"))
 		if !errors.Is(err, tt.want) || f.calls != tt.calls {
 			t.Errorf("%s after %v: got %v in %d calls, want %v in %d", tt.name, tt.errs, err, f.calls, tt.want, tt.calls)
+		}
+		// Nobody may conclude from the last answer what became of the others.
+		sure := !slices.Contains(tt.errs, unclear)
+		if err != nil && (errors.Is(err, backend.ErrUnclear) || errors.Is(err, unclear)) == sure || errors.Is(err, backend.ErrNotDone) && !sure {
+			t.Errorf("%s after %v: %v", tt.name, tt.errs, err)
 		}
 	}
 	// A refusal hides nobody else's object.
@@ -108,6 +118,24 @@ func TestRetryPutAgain(t *testing.T) {
 		t.Errorf("a name that is taken: got %v", err)
 	}
 }
+
+// TestLate: where calls are repeated one may come late, through all wrappers.
+func TestLate(t *testing.T) {
+	b := backend.NewMem()
+	if d := backend.Late(b); d != 0 {
+		t.Errorf("in memory: %s", d)
+	}
+	if d := backend.Late(backend.LookFirst(backend.Retry(b, quick, nil))); d < 15*time.Minute {
+		t.Errorf("repeated: %s", d)
+	}
+	if d := backend.Late(backend.Retry(tardy{b}, quick, nil)); d != 24*time.Hour {
+		t.Errorf("a place that is slower still: %s", d)
+	}
+}
+
+type tardy struct{ backend.Backend }
+
+func (tardy) Late() time.Duration { return 24 * time.Hour }
 
 func TestRetryListResumes(t *testing.T) {
 	broke := errors.New("the line broke")
@@ -153,5 +181,23 @@ func TestBackoff(t *testing.T) {
 			}
 			return
 		}
+	}
+}
+
+// twice is a Mem behind a proxy that sends every Put twice, and returns the second
+// answer.
+type twice struct{ *backend.Mem }
+
+func (m twice) Put(ctx context.Context, name string, p []byte) error {
+	if err := m.Mem.Put(ctx, name, p); err != nil {
+		return err
+	}
+	return m.Mem.Put(ctx, name, p)
+}
+
+// TestFencedTwice: a request that is sent twice breaks no promise.
+func TestFencedTwice(t *testing.T) {
+	if err := backend.Fenced(t.Context(), twice{backend.NewMem()}, []string{"a", "b"}); err != nil {
+		t.Error(err)
 	}
 }

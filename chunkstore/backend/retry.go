@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"iter"
@@ -21,7 +22,11 @@ import (
 // have been removed on purpose: repeating it would bring that back. So a Put is
 // repeated only after ErrNotDone, or where again says that its name may be put
 // twice; nil stands for never. If a repeated Put then finds the name taken, and
-// its own bytes under it, it has succeeded.
+// its own bytes under it, it has succeeded. One that gives up after an answer was
+// unclear is ErrUnclear, and not ErrNotDone, whatever the last answer was.
+//
+// A call that has succeeded may have left an earlier one of itself under way: see
+// Late.
 func Retry(b Backend, backoff func(n int) (wait time.Duration, again bool), again func(name string) bool) Backend {
 	return &retry{b, backoff, again}
 }
@@ -66,16 +71,17 @@ func (r *retry) do(ctx context.Context, f func(n int) error) error {
 
 func (r *retry) Put(ctx context.Context, name string, p []byte) error {
 	again := r.again != nil && r.again(name)
-	unclear := false // an earlier one may have been done
-	var last error   // ends it, though it may pass
+	doubt := false // an earlier one may have been done
+	var last error // ends it, though it may pass
 	err := r.do(ctx, func(int) error {
 		err := r.Backend.Put(ctx, name, p)
-		if err != nil && !again && !errors.Is(err, ErrNotDone) && Transient(err) {
+		unclear := Transient(err) && !errors.Is(err, ErrNotDone)
+		if unclear && !again {
 			last = err
 			return nil
 		}
-		if !unclear || !errors.Is(err, fs.ErrExist) {
-			unclear = unclear || !errors.Is(err, ErrNotDone)
+		if !doubt || !errors.Is(err, fs.ErrExist) {
+			doubt = doubt || unclear
 			return err
 		}
 		have, read := r.Backend.Get(ctx, name, 0, -1)
@@ -87,8 +93,24 @@ func (r *retry) Put(ctx context.Context, name string, p []byte) error {
 		}
 		return err
 	})
-	return errors.Join(last, err)
+	if err = errors.Join(last, err); err != nil && doubt {
+		return &unclearError{err}
+	}
+	return err
 }
+
+// unclearError is the last answer to a call of which an earlier one is unclear.
+type unclearError struct{ last error }
+
+func (e *unclearError) Error() string { return fmt.Sprintf("%v; %v", e.last, ErrUnclear) }
+
+// Is keeps what the last answer says of itself from being taken for what is known
+// of all.
+func (e *unclearError) Is(target error) bool {
+	return target == ErrUnclear || target != ErrNotDone && errors.Is(e.last, target)
+}
+
+func (e *unclearError) As(target any) bool { return errors.As(e.last, target) }
 
 func (r *retry) Get(ctx context.Context, name string, off, n int64) (p []byte, err error) {
 	err = r.do(ctx, func(int) error {
@@ -135,6 +157,10 @@ func (r *retry) List(ctx context.Context, prefix string) iter.Seq2[Info, error] 
 		}
 	}
 }
+
+// Late implements Tardy: also a place that does what it is asked at once is asked
+// more than once here.
+func (r *retry) Late() time.Duration { return max(longestUnderWay, Late(r.Backend)) }
 
 // Transfers implements Parallel.
 func (r *retry) Transfers() int { return Transfers(r.Backend) }

@@ -36,8 +36,9 @@ or the profile. A URL holds none of them.
 In a bucket init tries out whether of several clients that create one object only
 one is told that it did. Stores that ignore this (If-None-Match) are refused. With
 --no-fencing they are taken all the same: then prune never declares a silent writer
-dead, but waits until it ends or "cutbank unlock" says that it is gone; and whoever
-changes keys, tags or settings at the same time may undo each other's change.
+dead, but waits until it ends or "cutbank unlock" says that it is gone. Keys and
+settings are then to be changed from one place at a time: of two changes at once one
+may undo the other, and after two rotations what is stored may open to nobody.
 
 The average chunk size is fixed for the repository's life. 64KiB suits databases
 and mixed data; larger chunks cost less index and find less that is equal.

@@ -27,7 +27,8 @@ up (--grace), but in a repository made with "init --no-fencing" it cannot, and w
 
 Be sure that the process is gone, on every machine. Elsewhere than in a repository
 without fencing a writer that lives after all fails, says so, and loses nothing; there
-it may make a snapshot of which parts are gone.`,
+it may make a snapshot of which parts are gone, and so may a request of it that is
+still under way: wait for an hour after it has ended.`,
 		Example: `  cutbank unlock -r s3://bucket/backup
   cutbank unlock -r s3://bucket/backup 4f3a9c --yes`,
 		RunE: func(c *cobra.Command, args []string) error {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -80,6 +81,9 @@ func (b *Bucket) failed(ctx context.Context, verb, name string, err error) error
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
 		return fmt.Errorf("%s: %w: %w", where, err, backend.ErrNotDone)
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) { // the answer's, and no object's, that was too short
+		return fmt.Errorf("%s: the answer broke off: %v", where, err)
 	}
 	return fmt.Errorf("%s: %w", where, err)
 }

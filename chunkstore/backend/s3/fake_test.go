@@ -1,11 +1,13 @@
 package s3
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
@@ -114,6 +116,48 @@ func TestAnswers(t *testing.T) {
 	}
 	if _, err := b.c.GetCreds(); err != nil {
 		t.Error(err)
+	}
+}
+
+// An answer that breaks off may pass, whatever was asked.
+func TestBrokenOff(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = http.ReadRequest(bufio.NewReader(c))
+			_, _ = io.WriteString(c, "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 100\r\n\r\n<Err")
+			c.Close()
+		}
+	}()
+	t.Setenv("AWS_ACCESS_KEY_ID", "id")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	t.Setenv("AWS_REGION", "us-east-1")
+	b, err := Open("s3+http://"+l.Addr().String()+"/bucket", Options{Transport: &http.Transport{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for verb, f := range map[string]func() error{
+		"put":    func() error { return b.Put(t.Context(), "config/1", []byte("x")) },
+		"remove": func() error { return b.Remove(t.Context(), "config/1") },
+		"get":    func() error { _, err := b.Get(t.Context(), "config/1", 0, -1); return err },
+		"list": func() (err error) {
+			for _, err = range b.List(t.Context(), "config/") {
+				_ = err
+			}
+			return err
+		},
+	} {
+		if err := f(); !backend.Transient(err) || errors.Is(err, backend.ErrNotDone) {
+			t.Errorf("%s: got %v, which is taken for a fact", verb, err)
+		}
 	}
 }
 
