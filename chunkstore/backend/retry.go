@@ -20,8 +20,8 @@ import (
 // A Put whose answer was lost may have been done, and what it stored may since
 // have been removed on purpose: repeating it would bring that back. So a Put is
 // repeated only after ErrNotDone, or where again says that its name may be put
-// twice; nil stands for never. If a repeated Put then finds the name taken, and
-// its own bytes under it, it has succeeded.
+// twice; nil stands for never. If a Put finds the name taken, and its own bytes
+// under it, it has succeeded: it was repeated here, or by something on its way.
 func Retry(b Backend, backoff func(n int) (wait time.Duration, again bool), again func(name string) bool) Backend {
 	return &retry{b, backoff, again}
 }
@@ -66,23 +66,22 @@ func (r *retry) do(ctx context.Context, f func(n int) error) error {
 
 func (r *retry) Put(ctx context.Context, name string, p []byte) error {
 	again := r.again != nil && r.again(name)
-	unclear := false // an earlier one may have been done
-	var last error   // ends it, though it may pass
+	var last error // ends it, though it may pass
 	err := r.do(ctx, func(int) error {
 		err := r.Backend.Put(ctx, name, p)
 		if err != nil && !again && !errors.Is(err, ErrNotDone) && Transient(err) {
 			last = err
 			return nil
 		}
-		if !unclear || !errors.Is(err, fs.ErrExist) {
-			unclear = unclear || !errors.Is(err, ErrNotDone)
+		if !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		have, read := r.Backend.Get(ctx, name, 0, -1)
+		have, read := r.Get(ctx, name, 0, -1)
 		switch {
-		case read != nil && Transient(read):
-			return read // then Put and Get again
 		case read == nil && bytes.Equal(have, p):
+			return nil
+		case Transient(read):
+			last = read // nobody knows whose it is
 			return nil
 		}
 		return err

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -69,6 +70,9 @@ func (b *Bucket) failed(ctx context.Context, verb, name string, err error) error
 		if strings.HasPrefix(err.Error(), "Connection closed by foreign host") {
 			err = errors.New("the server has closed the connection")
 		}
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errors.New("the answer broke off") // the sentinel tells of an object's end
 	}
 	var cert *tls.CertificateVerificationError
 	if errors.As(err, &cert) {
