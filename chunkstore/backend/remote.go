@@ -14,6 +14,31 @@ import (
 // refused, or never reached the place. Any call may be repeated after it.
 var ErrNotDone = errors.New("nothing was done")
 
+// After returns an error that is err, after which a call may be repeated, but only
+// when so much time has passed: the place has asked for it.
+func After(err error, wait time.Duration) error {
+	if wait <= 0 {
+		return err
+	}
+	return &afterError{err, wait}
+}
+
+type afterError struct {
+	error
+	wait time.Duration
+}
+
+func (e *afterError) Unwrap() error { return e.error }
+
+// asked is how long to wait at least before a call that failed so is repeated.
+func asked(err error) time.Duration {
+	var e *afterError
+	if errors.As(err, &e) {
+		return e.wait
+	}
+	return 0
+}
+
 // Resumer is a Backend that lists in the order of names, and can begin behind
 // one.
 type Resumer interface {

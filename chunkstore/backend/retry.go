@@ -14,7 +14,8 @@ import (
 // Retry returns b with calls repeated that fail for a reason that may pass.
 //
 // After the n-th failure of a call (n from 1), backoff says how long to wait
-// and whether to try again. A List that has yielded something goes on behind it
+// and whether to try again; where the place has asked for more (After) it is
+// waited for that. A List that has yielded something goes on behind it
 // where b is a Resumer, and is not repeated otherwise.
 //
 // A Put whose answer was lost may have been done, and what it stored may since
@@ -58,7 +59,7 @@ func (r *retry) do(ctx context.Context, f func(n int) error) error {
 		if !again {
 			return err
 		}
-		if err := pause(ctx, wait, err); err != nil {
+		if err := pause(ctx, max(wait, asked(err)), err); err != nil {
 			return err
 		}
 	}
@@ -127,7 +128,7 @@ func (r *retry) List(ctx context.Context, prefix string) iter.Seq2[Info, error] 
 				yield(Info{}, err)
 				return
 			}
-			if err = pause(ctx, wait, err); err != nil {
+			if err = pause(ctx, max(wait, asked(err)), err); err != nil {
 				yield(Info{}, err)
 				return
 			}

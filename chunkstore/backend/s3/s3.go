@@ -18,6 +18,7 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
+	"github.com/cutbankfs/cutbank/chunkstore/backend/web"
 )
 
 // Options say how to reach a bucket.
@@ -42,6 +43,7 @@ type Bucket struct {
 	place
 	c    minio.Core
 	rate int64
+	busy *web.Busy
 }
 
 var (
@@ -65,6 +67,8 @@ func Open(url string, opt Options) (*Bucket, error) {
 	if opt.Rate <= 0 {
 		opt.Rate = 32 << 10
 	}
+	busy := &web.Busy{RoundTripper: opt.Transport}
+	opt.Transport = busy
 	creds, err := findCredentials(os.Getenv, opt.Transport)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", l.url, err)
@@ -73,7 +77,7 @@ func Open(url string, opt Options) (*Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", l.url, err, fs.ErrInvalid)
 	}
-	return &Bucket{l, *c, opt.Rate}, nil
+	return &Bucket{l, *c, opt.Rate, busy}, nil
 }
 
 // key is where an object is.
