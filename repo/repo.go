@@ -110,7 +110,7 @@ func open(ctx context.Context, b backend.Backend, k *seal.Keys, key ID, opt Opti
 	if opt.CacheDir != "" {
 		dir = index.RepoDir(opt.CacheDir, r.cfg.Repo.String())
 	}
-	ix, err := index.Open(ctx, b, k, index.Options{Dir: dir, Logf: opt.Logf, Random: opt.Random, MaxBytes: opt.CacheLimit})
+	ix, err := index.Open(ctx, b, k, index.Options{Dir: dir, Logf: opt.Logf, Random: opt.Random, MaxBytes: opt.CacheLimit, Lag: r.lag()})
 	if err != nil {
 		return nil, err
 	}

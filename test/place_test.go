@@ -11,11 +11,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/minio/minio-go/v7"
+
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/backend/backendtest"
 	"github.com/cutbankfs/cutbank/chunkstore/backend/s3"
 	"github.com/cutbankfs/cutbank/chunkstore/backend/web"
 )
+
+// The SDK pauses after each failure, whether it tries again or not.
+func init() { minio.DefaultRetryUnit = time.Millisecond }
 
 // bucket is a place for a repository on a server that speaks S3.
 type bucket struct {
