@@ -116,7 +116,7 @@ func open(ctx context.Context, b backend.Backend, k *seal.Keys, key ID, opt Opti
 	}
 	r.ix = ix
 	r.store = chunkstore.New(b, k, ix, chunkstore.Options{FrameSize: r.cfg.FrameSize, PackSize: r.cfg.PackSize, Level: opt.Level, CacheBytes: opt.FrameCache,
-		Parity: r.cfg.ParityPercent(), Random: opt.Random})
+		Parity: r.cfg.ParityPercent(), Random: opt.Random, Lag: r.lag()})
 	return r, nil
 }
 

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -271,4 +275,44 @@ func (n *traffic) allThere(t *testing.T, r *repo.Repo) {
 			same(t, "snapshot "+s.ID.String(), live(t, dir), stored(t, r, s))
 		}
 	}
+}
+
+// TestUploadOnlyTheRest: a run that is refused in the middle fails and says so, and
+// the next one uploads only what is not there yet.
+func TestUploadOnlyTheRest(t *testing.T) {
+	const allowed = 20
+	b := newBucket(t)
+	dir := t.TempDir()
+	bulk(t, dir, 9, 3)
+	initRepo(t, b.open(b.direct, 0), small(t)).Close()
+	var puts atomic.Int64
+	l, url := newLine(t, b.handler, 1, 0, fault{"forbidden", func(c *call) {
+		if c.r.Method == http.MethodPut && strings.Contains(c.r.URL.Path, "/packs/") && puts.Add(1) > allowed {
+			c.refused(http.StatusForbidden, "AccessDenied", "")
+			return
+		}
+		c.answer(c.deliver())
+	}})
+	place := "s3+" + url + b.path
+	if _, err := trySnapshot(t, open(t, b.open(place, 0)), live(t, dir), nil); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("got %v, want fs.ErrPermission", err)
+	}
+	first := l.packs.Load()
+	l.quiet()
+	r := open(t, b.open(place, 0))
+	s := snapshot(t, r, live(t, dir), nil)
+	all := int64(0)
+	for info, err := range r.Backend().List(t.Context(), "packs/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		all += info.Size
+	}
+	if sent := l.packs.Load(); first == 0 || sent != all {
+		t.Errorf("%d bytes of packs were uploaded, %d of them at first, %d are there", sent, first, all)
+	}
+	if n := twice(t, r); n > 0 {
+		t.Errorf("%d chunks are stored twice", n)
+	}
+	same(t, "at last", live(t, dir), stored(t, r, s))
 }

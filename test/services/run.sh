@@ -83,5 +83,5 @@ for s3 in versitygw minio; do
 	"$s3"
 	echo "with $s3"
 	"$go" test -count 1 -timeout 10m ./chunkstore/backend/s3
-	"$go" test -count 1 -timeout 10m -run TestServices ./cmd/cutbank
+	"$go" test -count 1 -timeout 10m -run TestServices ./cmd/cutbank ./test
 done
