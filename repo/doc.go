@@ -90,7 +90,7 @@
 //	(8) Then remove condemned/<c>.<n>, then condemned/<c>.
 //
 // A condemned pack never comes back, under its name or otherwise. Where listings
-// lag behind, that long is waited before (2), (4), (5) and (8), as a writer waits
+// lag behind (by as much as the backend states, or listing_lag in the config), that long is waited before (2), (4), (5) and (8), as a writer waits
 // before its (2). A condemned/<c>.<n> without condemned/<c> says nothing: a listing
 // may have missed the record, and another pruner be at it. A record that cannot be
 // read, or a page, stops all this before anything is removed: nobody knows what it
