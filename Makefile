@@ -3,7 +3,7 @@
 # make test    all tests that are quick and need no network
 # make check   formatting and linters
 # make race    the tests with the race detector, without those that run the program as processes
-# make test-services   the tests that need storage servers: builds and starts them
+# make test-services   the tests that need storage servers: gets them, starts and stops them
 # make slow    the tests that take minutes: every byte flipped, a million names, crashes
 # make soak    processes beside each other, killed and stopped at random, for SOAK
 # make model   STATES states of the model of writers and pruners, for each setup
@@ -26,6 +26,7 @@ demo: build
 
 test:
 	$(GO) test ./...
+	@echo "left out: what needs storage servers (make test-services) and what takes minutes (make slow)"
 
 test-services:
 	GO="$(GO)" ./test/services/run.sh

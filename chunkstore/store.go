@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"runtime"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
@@ -24,6 +26,10 @@ type Options struct {
 	CacheBytes int64      // decoded frames kept; 64 MiB
 	Parity     float64    // per cent of each pack to put beside it as parity; none
 	Random     io.Reader  // required to write
+
+	// Lag is how long listings may be out of date: what seems to be missing is
+	// looked for again after that.
+	Lag time.Duration
 }
 
 const (
@@ -46,6 +52,7 @@ type Store struct {
 	mu       sync.RWMutex
 	packKeys map[pack.Name]packKey
 
+	waited   atomic.Bool   // in vain, for listings, and nothing new came since
 	prefetch chan struct{} // one token for each decode ahead under way
 }
 
@@ -104,8 +111,33 @@ func (s *Store) get(ctx context.Context, id chunk.ID, h *chunk.Hasher) ([]byte, 
 	// Packs move while prune runs: look again with what has been published
 	// since, by whoever read it first. A segment that cannot be read is no
 	// reason not to.
-	_, _ = s.ix.Sync(ctx)
-	return s.tryAll(ctx, id, h)
+	if changed, _ := s.ix.Sync(ctx); changed {
+		s.waited.Store(false)
+	}
+	p, err = s.tryAll(ctx, id, h)
+	if s.opt.Lag == 0 || !errors.Is(err, chunk.ErrMissing) || s.waited.Load() {
+		return p, err
+	}
+	// What lists it may be new, and not be shown yet.
+	if err := sleep(ctx, s.opt.Lag); err != nil {
+		return nil, err
+	}
+	changed, _ := s.ix.Sync(ctx)
+	if p, err = s.tryAll(ctx, id, h); err != nil && !changed {
+		s.waited.Store(true) // where much is missing, once is enough
+	}
+	return p, err
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (s *Store) tryAll(ctx context.Context, id chunk.ID, h *chunk.Hasher) ([]byte, error) {

@@ -129,6 +129,42 @@ func TestSync(t *testing.T) {
 	}
 }
 
+// TestSyncLag: where listings lag, what is nowhere is looked for again when they
+// have caught up; where that was in vain, not for each chunk.
+func TestSyncLag(t *testing.T) {
+	const lag = 60 * time.Millisecond
+	b, full, p, _, _ := twoCopies(t)
+	ix := newIndex()
+	s := chunkstore.New(b, testKeys(t), ix, chunkstore.Options{Lag: lag})
+	begun := time.Now()
+	for i := range 100 {
+		_, err := s.Data(t.Context(), chunk.ID{byte(i)})
+		wantErr(t, "nothing is known", err, chunk.ErrMissing)
+	}
+	if ix.syncs != 101 || time.Since(begun) < lag {
+		t.Errorf("%d syncs in %s, want 101 in %s", ix.syncs, time.Since(begun), lag)
+	}
+	ix.onSync = func() bool {
+		switch ix.syncs {
+		case 102: // something else is new
+			begun = time.Now()
+			return true
+		case 103:
+			for _, tr := range full.all() {
+				if err := ix.Add(tr); err != nil {
+					t.Error(err)
+				}
+			}
+			return true
+		}
+		return false
+	}
+	wantChunks(t, s, p)
+	if ix.syncs != 103 || time.Since(begun) < lag {
+		t.Errorf("%d syncs, the last %s after the one before it, want 103 and %s", ix.syncs, time.Since(begun), lag)
+	}
+}
+
 // TestLyingIndex has locations that name a wrong place: what comes back is
 // always proven, even if the place was proven as what it is.
 func TestLyingIndex(t *testing.T) {

@@ -242,7 +242,7 @@ func (db *DB) forgetVanished(ctx context.Context) {
 	vanished := db.vanished
 	db.mu.RUnlock()
 	// Where listings lag, a pack that is not listed may be new.
-	if !vanished || db.backend.Lag() > 0 {
+	if !vanished || db.lag() > 0 {
 		return
 	}
 	known := db.names(true)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore"
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
@@ -39,6 +40,10 @@ type Options struct {
 	// one before it lies beside it. What does not fit stays in memory. 0
 	// means no limit.
 	MaxBytes int64
+
+	// Lag is how long a change may stay unseen by listings, where the backend
+	// says less.
+	Lag time.Duration
 
 	Logf   func(format string, args ...any) // nil drops what it is told
 	Random io.Reader                        // nil means crypto/rand
@@ -122,6 +127,9 @@ func Open(ctx context.Context, b backend.Backend, k *seal.Keys, opt Options) (*D
 	db.refresh()
 	return db, nil
 }
+
+// lag is how long a change may stay unseen by listings.
+func (db *DB) lag() time.Duration { return max(db.backend.Lag(), db.opt.Lag) }
 
 // Close gives the cache back. What is only in memory is forgotten: others
 // learn of it from segments. Nothing may be called afterwards but Close.

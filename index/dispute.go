@@ -216,7 +216,7 @@ const fewPacks = 8
 
 // find returns the sizes of those packs that are there.
 func (db *DB) find(ctx context.Context, names []pack.Name) (map[pack.Name]int64, error) {
-	for wait := time.Duration(0); ; wait = db.backend.Lag() {
+	for wait := time.Duration(0); ; wait = db.lag() {
 		if err := sleep(ctx, wait); err != nil {
 			return nil, err
 		}
@@ -242,7 +242,7 @@ func (db *DB) find(ctx context.Context, names []pack.Name) (map[pack.Name]int64,
 				}
 			}
 		}
-		if len(found) == len(names) || wait == db.backend.Lag() {
+		if len(found) == len(names) || wait == db.lag() {
 			return found, nil
 		}
 	}

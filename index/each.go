@@ -48,7 +48,7 @@ func (db *DB) EachPack(ctx context.Context, f func(*pack.Trailer) error) error {
 		if !again {
 			break
 		}
-		if err := sleep(ctx, db.backend.Lag()); err != nil {
+		if err := sleep(ctx, db.lag()); err != nil {
 			return err
 		}
 	}

@@ -109,7 +109,7 @@ func (db *DB) survey(ctx context.Context, names map[SegmentName]int64, keep bool
 	// Packs are listed after the segments are read, so that each pack that a
 	// segment lists and that is missing here is gone for good. Where listings
 	// lag, that takes as long.
-	if err := sleep(ctx, db.backend.Lag()); err != nil {
+	if err := sleep(ctx, db.lag()); err != nil {
 		return sv, err
 	}
 	if sv.there, err = db.listPacks(ctx, packPrefix); err != nil {

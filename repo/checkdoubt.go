@@ -63,7 +63,7 @@ func (w *treeChecker) settle() error {
 			w.doubts = nil
 			break
 		}
-		if err := w.r.wait(w.ctx, w.r.b.Lag()); err != nil {
+		if err := w.r.wait(w.ctx, w.r.lag()); err != nil {
 			return err
 		}
 		if _, err := w.r.ix.Sync(w.ctx); err != nil && !unproven(err) {

@@ -43,6 +43,10 @@ type Config struct {
 	// writer is declared dead: nothing would keep it from committing all the same.
 	NoFencing bool `json:"no_fencing,omitempty"`
 
+	// ListingLag is how long a change may stay unseen by the place's listings, as
+	// ParseLag reads it, where the place itself says less.
+	ListingLag string `json:"listing_lag,omitempty"`
+
 	// Epochs are the key epochs since the first rotation, oldest first: what is
 	// new is sealed for the newest. Removed are the keys that were removed: none
 	// of them is given a later epoch, if somebody puts it back.
@@ -110,8 +114,33 @@ func (c *Config) check() error {
 	if c.Splitter.Max > 16<<20 {
 		return fmt.Errorf("chunks of up to %d bytes: want 16 MiB at most", c.Splitter.Max)
 	}
+	if _, err := ParseLag(c.ListingLag); err != nil {
+		return err
+	}
 	_, err := ParseParity(c.Parity)
 	return err
+}
+
+// maxLag bounds how long each step of a protocol waits.
+const maxLag = time.Hour
+
+// ParseLag reads how long a change may stay unseen by listings: "90s" or "2m",
+// up to an hour; nothing means no time.
+func ParseLag(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 || d > maxLag {
+		return 0, fmt.Errorf("listing lag of %q: want a time such as 90s or 2m, up to %s", s, maxLag)
+	}
+	return d, nil
+}
+
+// lag is how long a change may stay unseen by listings.
+func (r *Repo) lag() time.Duration {
+	said, _ := ParseLag(r.cfg.ListingLag) // checked when it was read
+	return max(r.b.Lag(), said)
 }
 
 // ParseParity reads how much parity each pack gets, in per cent of its size:

@@ -133,13 +133,15 @@
 //	    the next run does.
 //
 // A condemned pack never comes back, under its name or otherwise. Where listings
-// lag behind, that long is waited before (2), (4), (5) and (8), as a writer waits
-// before its (2). A condemned/<c>.<n> without condemned/<c> says nothing: a listing
-// may have missed the record, and another pruner be at it. A record that cannot be
-// read, or a page, stops all this before anything is removed: nobody knows what it
-// needs. Which packs are worth condemning is decided beforehand (pruneplan.go), by
-// marks that may be old: packs of which nothing is needed, with a frame less than
-// half needed, damaged ones, and small ones where there are many.
+// lag behind, as the backend or listing_lag in the config says, that long is waited
+// before (2), (4), (5) and (8), as a writer waits before its (2), and before what a
+// reader does not find counts as missing. A condemned/<c>.<n> without condemned/<c>
+// says nothing: a listing may have missed the record, and another pruner be at it.
+// A record that cannot be read, or a page, stops all this before anything is
+// removed: nobody knows what it needs. Which packs are worth condemning is decided
+// beforehand (pruneplan.go), by marks that may be old: packs of which nothing is
+// needed, with a frame less than half needed, damaged ones, and small ones where
+// there are many.
 //
 // The orders and decisions are in protocol.go. TestModel drives them, as they are,
 // through all interleavings of two writers, two pruners, a forget and mergers of

@@ -38,7 +38,7 @@ func (r *Repo) Forget(ctx context.Context, ids []ID) (ForgetResult, error) {
 		case doListRecords:
 			records, err = r.names(ctx, "snapshots/")
 		case doCatchUp:
-			err = r.wait(ctx, r.b.Lag())
+			err = r.wait(ctx, r.lag())
 		case doListIntents:
 			intents, err = r.intents(ctx)
 		case doRemoveRecord:
@@ -199,7 +199,7 @@ func (r *Repo) sweepForgotten(ctx context.Context) error {
 	if err != nil || len(hidden) == 0 {
 		return err
 	}
-	if err := r.wait(ctx, r.b.Lag()); err != nil {
+	if err := r.wait(ctx, r.lag()); err != nil {
 		return err
 	}
 	intents, err := r.intents(ctx)
@@ -258,7 +258,7 @@ func (r *Repo) sweepBelow(ctx context.Context, prefix, ownerPrefix string, owner
 	if err != nil || len(infos) == 0 {
 		return err
 	}
-	if err := r.wait(ctx, r.b.Lag()); err != nil {
+	if err := r.wait(ctx, r.lag()); err != nil {
 		return err
 	}
 	owners, err := r.names(ctx, ownerPrefix)

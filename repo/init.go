@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
@@ -28,6 +29,10 @@ type InitOptions struct {
 	// declaring writers dead relies. If not, Init fails with
 	// backend.ErrUnfenced. NoFencing makes a repository that does without.
 	Probe, NoFencing bool
+
+	// ListingLag is how long a change may stay unseen by the place's listings, where
+	// the place does not say so itself; an hour at most.
+	ListingLag time.Duration
 }
 
 // Init makes a repository in b, which must be empty but for what an interrupted
@@ -67,7 +72,10 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	} else if ring, err = seal.NewRing(id.String(), opt.Random); err != nil {
 		return nil, err
 	}
-	cfg.NoFencing = in.NoFencing
+	cfg.NoFencing, cfg.ListingLag = in.NoFencing, ""
+	if in.ListingLag != 0 {
+		cfg.ListingLag = in.ListingLag.String()
+	}
 	if in.Parity != 0 {
 		cfg.Parity = formatParity(in.Parity)
 	}
@@ -95,6 +103,11 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 		return nil, err
 	}
 	if err := putFirst(ctx, b, keyName(key), p, c, stale); err != nil {
+		return nil, err
+	}
+	// Where listings lag nobody could open it before, and all would take it for
+	// damaged.
+	if err := sleep(ctx, max(b.Lag(), in.ListingLag)); err != nil {
 		return nil, err
 	}
 	r, err := open(ctx, b, k, key, opt)

@@ -137,7 +137,7 @@ func (r *Repo) readLedgers(ctx context.Context) (*ledgers, error) {
 		}
 		// What was merged meanwhile is in a ledger that the listing may have
 		// missed.
-		if err := r.wait(ctx, r.b.Lag()); err != nil {
+		if err := r.wait(ctx, r.lag()); err != nil {
 			return nil, err
 		}
 	}
@@ -268,7 +268,7 @@ func (r *Repo) mergeLedgers(ctx context.Context) error {
 	// Packs are listed after the ledgers are read: one that a ledger names and
 	// that is missing here is gone for good. Where listings lag, that takes as
 	// long.
-	if lag := r.b.Lag(); lag > 0 {
+	if lag := r.lag(); lag > 0 {
 		if err := r.wait(ctx, lag); err != nil {
 			return err
 		}

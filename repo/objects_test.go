@@ -113,6 +113,10 @@ func samples() map[string]struct {
 			Splitter:  SplitterConfig{Kind: "gear", Min: 32 << 10, Avg: 64 << 10, Max: 256 << 10, Secret: 1},
 			FrameSize: 256 << 10, PackSize: 32 << 20, AppendOnly: true, Lock: "720h", Parity: "5", NoFencing: true,
 			Epochs: []EpochConfig{{N: 1, Public: bytes.Repeat([]byte{1}, 1216)}}, Removed: []ID{sampleID(1)}}},
+		"config-lagging": {"config/4", seal.KindConfig, seal.ForList, &Config{V: 1, Repo: id, Created: sampleTime(1),
+			Splitter:  SplitterConfig{Kind: "gear", Min: 32 << 10, Avg: 64 << 10, Max: 256 << 10, Secret: 1},
+			FrameSize: 256 << 10, PackSize: 32 << 20, AppendOnly: true, Lock: "720h", Parity: "5", NoFencing: true, ListingLag: "2m0s",
+			Epochs: []EpochConfig{{N: 1, Public: bytes.Repeat([]byte{1}, 1216)}}, Removed: []ID{sampleID(1)}}},
 		"grant": {"keys/" + id.String() + ".3", seal.KindKey, seal.Clear, &keyGrant{V: 1, ID: id, Epoch: 3, Created: sampleTime(1), Label: "laptop",
 			Public: bytes.Repeat([]byte{4}, 1216), Sealed: []byte("sealed")}},
 		"snapshot":       {"snapshots/" + id.String(), seal.KindSnapshot, seal.ForEpoch, sampleSnapshot()},
@@ -145,6 +149,10 @@ var addedLater = map[string]string{
 
 	"config.NoFencing":         "config-unfenced",
 	"config-rotated.NoFencing": "config-unfenced",
+
+	"config.ListingLag":          "config-lagging",
+	"config-rotated.ListingLag":  "config-lagging",
+	"config-unfenced.ListingLag": "config-lagging",
 
 	"snapshot.Origin":       "snapshot-later",
 	"snapshot.Repairs":      "snapshot-later",

@@ -191,7 +191,7 @@ func (r *Repo) sweepParity(ctx context.Context) (removed int, err error) {
 	if err != nil || len(objects) == 0 {
 		return 0, err
 	}
-	if err := r.wait(ctx, r.b.Lag()); err != nil {
+	if err := r.wait(ctx, r.lag()); err != nil {
 		return 0, err
 	}
 	packs, err := r.listPacks(ctx)

@@ -174,7 +174,7 @@ func (p *repairer) index(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.wait(ctx, r.b.Lag()); err != nil {
+	if err := r.wait(ctx, r.lag()); err != nil {
 		return err
 	}
 	// After the segments: what one of those lists was there before it.

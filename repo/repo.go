@@ -120,13 +120,13 @@ func open(ctx context.Context, b backend.Backend, k *seal.Keys, key ID, opt Opti
 	if opt.CacheDir != "" {
 		dir = index.RepoDir(opt.CacheDir, r.cfg.Repo.String())
 	}
-	ix, err := index.Open(ctx, b, k, index.Options{Dir: dir, Logf: opt.Logf, Random: opt.Random, MaxBytes: opt.CacheLimit})
+	ix, err := index.Open(ctx, b, k, index.Options{Dir: dir, Logf: opt.Logf, Random: opt.Random, MaxBytes: opt.CacheLimit, Lag: r.lag()})
 	if err != nil {
 		return nil, err
 	}
 	r.ix = ix
 	r.store = chunkstore.New(b, k, ix, chunkstore.Options{FrameSize: r.cfg.FrameSize, PackSize: r.cfg.PackSize, Level: opt.Level, CacheBytes: opt.FrameCache,
-		Parity: r.cfg.ParityPercent(), Random: opt.Random})
+		Parity: r.cfg.ParityPercent(), Random: opt.Random, Lag: r.lag()})
 	return r, nil
 }
 

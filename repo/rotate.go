@@ -173,7 +173,7 @@ func (p *rotation) publish(c *Config) error {
 // are dropped.
 func (p *rotation) tidy(ctx context.Context) error {
 	r := p.r
-	if err := r.wait(ctx, r.b.Lag()); err != nil {
+	if err := r.wait(ctx, r.lag()); err != nil {
 		return err
 	}
 	states, _, err := r.keyStates(ctx)

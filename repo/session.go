@@ -323,6 +323,10 @@ func (r *Repo) wait(ctx context.Context, d time.Duration) error {
 		return nil
 	}
 	r.opt.Logf("waiting %s for the listings of %s", d, r.b)
+	return sleep(ctx, d)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

@@ -29,7 +29,7 @@ type view struct {
 func (v *view) do(ctx context.Context, st step) error {
 	switch st {
 	case doCatchUp:
-		return v.r.wait(ctx, v.r.b.Lag())
+		return v.r.wait(ctx, v.r.lag())
 	case doListCondemned:
 		records, err := v.r.condemnedRecords(ctx, v.discard)
 		if err != nil {

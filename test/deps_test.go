@@ -29,6 +29,7 @@ const rules = `
 chunkstore/chunk                                < chunkstore/seal;
 chunkstore/chunk, chunkstore/seal               < chunkstore/pack;
 chunkstore/backend                              < chunkstore/backend/local, chunkstore/backend/s3, chunkstore/backend/azure;
+chunkstore/backend/web                          < chunkstore/backend/s3, chunkstore/backend/azure;
 chunkstore/chunk, chunkstore/seal, chunkstore/pack < chunkstore/parity;
 chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/parity, chunkstore/backend < chunkstore;
 chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend < index;

@@ -93,6 +93,7 @@ var chances = map[string]string{
 	"index/db.go crypto/rand":                     "the default source of segment names; repo hands its own down",
 	"repo/checkpacks.go math/rand/v2":             "which packs a sample reads, from the seed it is given",
 	"chunkstore/backend/remote.go math/rand/v2":   "pauses of different length",
+	"chunkstore/backend/web/busy.go time":         "how long a server asks to be left alone, minutes at most",
 	"chunkstore/backend/web/conn.go time":         "deadlines and rates of connections, over in seconds",
 	"test/gen/content.go math/rand/v2":            "seeded",
 	"test/gen/gen.go math/rand/v2":                "seeded",

@@ -24,8 +24,9 @@ type Info struct {
 type Backend interface {
 	// Put stores p under name: atomic, and durable when it returns. It keeps
 	// no reference to p. An existing name is an error that wraps fs.ErrExist,
-	// and what is stored there stays as it was. After any other error the
-	// object may or may not be there.
+	// and what is stored there stays as it was; if that is p, byte for byte, it
+	// may be success, too. After any other error the object may or may not be
+	// there.
 	Put(ctx context.Context, name string, p []byte) error
 
 	// Get returns n bytes from offset off on; n < 0 reads to the end. The

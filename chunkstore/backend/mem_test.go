@@ -158,8 +158,12 @@ func TestRetryPut(t *testing.T) {
 		t.Errorf("others' bytes: got %v, want fs.ErrExist", err)
 	}
 	f = backendtest.NewFaulty(m, backendtest.Faults{})
-	if err := backend.Retry(f, soon, always).Put(t.Context(), "a", []byte("mine")); !errors.Is(err, fs.ErrExist) || f.Calls() != 1 {
-		t.Errorf("taken at the first try: got %v after %d calls, want fs.ErrExist after one", err, f.Calls())
+	if err := backend.Retry(f, soon, nil).Put(t.Context(), "a", []byte("mine")); err != nil || f.Calls() != 2 {
+		t.Errorf("repeated by something on its way: got %v after %d calls, want success after two", err, f.Calls())
+	}
+	f = backendtest.NewFaulty(m, backendtest.Faults{})
+	if err := backend.Retry(f, soon, nil).Put(t.Context(), "a", []byte("other")); !errors.Is(err, fs.ErrExist) || f.Calls() != 2 {
+		t.Errorf("taken by others: got %v after %d calls, want fs.ErrExist after two", err, f.Calls())
 	}
 }
 

@@ -36,6 +36,31 @@ func Late(b Backend) time.Duration {
 	return 0
 }
 
+// After returns an error that is err, after which a call may be repeated, but only
+// when so much time has passed: the place has asked for it.
+func After(err error, wait time.Duration) error {
+	if wait <= 0 {
+		return err
+	}
+	return &afterError{err, wait}
+}
+
+type afterError struct {
+	error
+	wait time.Duration
+}
+
+func (e *afterError) Unwrap() error { return e.error }
+
+// asked is how long to wait at least before a call that failed so is repeated.
+func asked(err error) time.Duration {
+	var e *afterError
+	if errors.As(err, &e) {
+		return e.wait
+	}
+	return 0
+}
+
 // longestUnderWay is more than a request stays under way. Signatures are good for
 // a quarter of an hour, the largest pack takes about as long at the slowest rate,
 // and a proxy keeps neither for longer.

@@ -201,3 +201,17 @@ func TestFencedTwice(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A place that asks for some time is left alone for so long.
+func TestRetryAfter(t *testing.T) {
+	const wait = 60 * time.Millisecond
+	busy := backend.After(fmt.Errorf("busy: %w", backend.ErrNotDone), wait)
+	if !errors.Is(busy, backend.ErrNotDone) {
+		t.Errorf("%v is not what it was made of", busy)
+	}
+	b := backend.Retry(&flaky{Mem: backend.NewMem(), errs: []error{busy, busy}}, quick, nil)
+	begun := time.Now()
+	if err := b.Put(t.Context(), "packs/x", nil); err != nil || time.Since(begun) < 2*wait {
+		t.Errorf("%v after %s, want success after %s", err, time.Since(begun), 2*wait)
+	}
+}

@@ -15,14 +15,15 @@ import (
 // Retry returns b with calls repeated that fail for a reason that may pass.
 //
 // After the n-th failure of a call (n from 1), backoff says how long to wait
-// and whether to try again. A List that has yielded something goes on behind it
+// and whether to try again; where the place has asked for more (After) it is
+// waited for that. A List that has yielded something goes on behind it
 // where b is a Resumer, and is not repeated otherwise.
 //
 // A Put whose answer was lost may have been done, and what it stored may since
 // have been removed on purpose: repeating it would bring that back. So a Put is
 // repeated only after ErrNotDone, or where again says that its name may be put
-// twice; nil stands for never. If a repeated Put then finds the name taken, and
-// its own bytes under it, it has succeeded. One that gives up after an answer was
+// twice; nil stands for never. If a Put finds the name taken, and its own bytes
+// under it, it has succeeded: it was repeated here, or by something on its way. One that gives up after an answer was
 // unclear is ErrUnclear, and not ErrNotDone, whatever the last answer was.
 //
 // A call that has succeeded may have left an earlier one of itself under way: see
@@ -63,7 +64,7 @@ func (r *retry) do(ctx context.Context, f func(n int) error) error {
 		if !again {
 			return err
 		}
-		if err := pause(ctx, wait, err); err != nil {
+		if err := pause(ctx, max(wait, asked(err)), err); err != nil {
 			return err
 		}
 	}
@@ -80,15 +81,16 @@ func (r *retry) Put(ctx context.Context, name string, p []byte) error {
 			last = err
 			return nil
 		}
-		if !doubt || !errors.Is(err, fs.ErrExist) {
+		if !errors.Is(err, fs.ErrExist) {
 			doubt = doubt || unclear
 			return err
 		}
-		have, read := r.Backend.Get(ctx, name, 0, -1)
+		have, read := r.Get(ctx, name, 0, -1)
 		switch {
-		case read != nil && Transient(read):
-			return read // then Put and Get again
 		case read == nil && bytes.Equal(have, p):
+			return nil
+		case Transient(read):
+			last, doubt = read, true // nobody knows whose it is
 			return nil
 		}
 		return err
@@ -150,7 +152,7 @@ func (r *retry) List(ctx context.Context, prefix string) iter.Seq2[Info, error] 
 				yield(Info{}, err)
 				return
 			}
-			if err = pause(ctx, wait, err); err != nil {
+			if err = pause(ctx, max(wait, asked(err)), err); err != nil {
 				yield(Info{}, err)
 				return
 			}

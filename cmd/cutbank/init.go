@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,6 +20,7 @@ func (a *app) initCommand() *cobra.Command {
 	var splitter, like, parity string
 	var noPassword, appendOnly, noFencing bool
 	var ownerKey string
+	var lag time.Duration
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "Make a repository in a new or empty folder, or in a bucket",
@@ -39,6 +41,10 @@ one is told that it did. Stores that ignore this (If-None-Match) are refused. Wi
 dead, but waits until it ends or "cutbank unlock" says that it is gone. Keys and
 settings are then to be changed from one place at a time: of two changes at once one
 may undo the other, and after two rotations what is stored may open to nobody.
+
+Where listings may show a change only some time after it was made, --listing-lag 2m
+says how long that takes: init, snapshot, forget and prune then wait for so long
+where they rely on a listing. No store that is known to keep to S3 needs it.
 
 The average chunk size is fixed for the repository's life. 64KiB suits databases
 and mixed data; larger chunks cost less index and find less that is equal.
@@ -77,6 +83,9 @@ that.`,
 			if err != nil {
 				return usagef("--%v", err)
 			}
+			if _, err := repo.ParseLag(lag.String()); err != nil {
+				return usagef("--listing-lag %s: want a time such as 90s or 2m, up to 1h", lag)
+			}
 			if appendOnly != (ownerKey != "") {
 				return usagef("--append-only and --owner-key FILE go together")
 			}
@@ -85,7 +94,7 @@ that.`,
 					return err
 				}
 			}
-			in := repo.InitOptions{FrameSize: int(frameSize), Parity: percent, Probe: isURL(a.repoPath), NoFencing: noFencing}
+			in := repo.InitOptions{FrameSize: int(frameSize), Parity: percent, Probe: isURL(a.repoPath), NoFencing: noFencing, ListingLag: lag}
 			ctx := c.Context()
 			if like != "" {
 				other, err := a.openLike(c, like)
@@ -130,7 +139,7 @@ that.`,
 			cfg := r.Config()
 			a.sayf("made repository %s in %s: %s chunks of %s on average", cfg.Repo, a.repoPath, cfg.Splitter.Kind, sizeText(int64(cfg.Splitter.Avg)))
 			if err := a.emit("init", object{"repo": cfg.Repo.String(), "path": a.repoPath, "chunker": cfg.Splitter.Kind, "chunk_size": cfg.Splitter.Avg,
-				"frame_size": cfg.FrameSize, "parity": cfg.ParityPercent(), "password": !noPassword, "fencing": !cfg.NoFencing}); err != nil || !appendOnly {
+				"frame_size": cfg.FrameSize, "parity": cfg.ParityPercent(), "password": !noPassword, "fencing": !cfg.NoFencing, "listing_lag": lag.Seconds()}); err != nil || !appendOnly {
 				return err
 			}
 			return a.initAppendOnly(ctx, r, ownerKey)
@@ -145,6 +154,7 @@ that.`,
 	f.BoolVar(&appendOnly, "append-only", false, "begin in append-only mode; see \"cutbank append-only\"")
 	f.StringVar(&ownerKey, "owner-key", "", "the new file for the owner's credential, with --append-only")
 	f.BoolVar(&noFencing, "no-fencing", false, "take a store that lets objects be created twice; see above")
+	f.DurationVar(&lag, "listing-lag", 0, "how long listings may be out of date, such as 2m; see above")
 	f.BoolVar(&noPassword, "no-password", false, "leave the key beside the data, open to whoever can read it")
 	return c
 }

@@ -77,29 +77,43 @@ func serveS3(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
 }
 
-// TestServices runs testdata/services/*.txtar against the bucket that
-// CUTBANK_TEST_S3 names; `make test-services` starts a server for it.
+// services are the scripts that need a server, and where it is: the test's variable,
+// which CUTBANK_REQUIRE may ask for by a name, and the script's.
+var services = []struct{ script, from, require, to string }{
+	{"s3", "CUTBANK_TEST_S3", "s3", "S3"},
+	{"unfenced", "CUTBANK_TEST_S3_UNFENCED", "unfenced", "S3"},
+}
+
+// TestServices runs testdata/services/*.txtar against servers that `make
+// test-services` starts.
 func TestServices(t *testing.T) {
-	url := os.Getenv("CUTBANK_TEST_S3")
-	if url == "" && required("s3") {
-		t.Fatal("CUTBANK_TEST_S3 names no bucket, and CUTBANK_REQUIRE asks for one")
+	for _, s := range services {
+		t.Run(s.script, func(t *testing.T) {
+			url := os.Getenv(s.from)
+			if url == "" && required(s.require) {
+				t.Fatalf("%s is not set, and CUTBANK_REQUIRE asks for %s", s.from, s.require)
+			}
+			if url == "" {
+				t.Skipf("LEFT OUT: %s is not set; `make test-services` starts a server and runs this", s.from)
+			}
+			p := params("")
+			p.Files = []string{"testdata/services/" + s.script + ".txtar"}
+			setup := p.Setup
+			p.Setup = func(env *testscript.Env) error {
+				if err := setup(env); err != nil {
+					return err
+				}
+				env.Setenv(s.to, url+"/"+strings.ToLower(rand.Text()))
+				for _, kv := range os.Environ() {
+					if name, value, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "AWS_") || strings.HasPrefix(name, "AZURE_") {
+						env.Setenv(name, value)
+					}
+				}
+				return nil
+			}
+			testscript.Run(t, p)
+		})
 	}
-	if url == "" {
-		t.Skip("LEFT OUT: CUTBANK_TEST_S3 names no bucket; `make test-services` starts a server and runs this")
-	}
-	p := params("testdata/services")
-	setup := p.Setup
-	p.Setup = func(env *testscript.Env) error {
-		if err := setup(env); err != nil {
-			return err
-		}
-		env.Setenv("S3", url+"/"+strings.ToLower(rand.Text()))
-		for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} {
-			env.Setenv(name, os.Getenv(name))
-		}
-		return nil
-	}
-	testscript.Run(t, p)
 }
 
 // TestScripts runs testdata/*.txtar: what users type, and what they see.

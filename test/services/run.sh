@@ -1,47 +1,87 @@
 #!/usr/bin/env bash
-# Builds the storage servers of this folder's module, starts them on this machine on free
-# ports, runs the tests that need them, and stops them.
+# Starts storage servers on this machine, runs the tests that need them, and stops them.
+#
+# Each server has a file here, NAME.sh, with a function NAME that gets it (keep), starts
+# it (serve) and exports where the tests find it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+services=$PWD/test/services
 go=${GO:-go}
-bin=${CUTBANK_SERVICES:-${XDG_CACHE_HOME:-$HOME/.cache}/cutbank-services}
+cache=${CUTBANK_SERVICES:-${XDG_CACHE_HOME:-$HOME/.cache}/cutbank-services}
 dir=$(mktemp -d)
 pids=()
 stop() {
-	for pid in "${pids[@]}"; do
-		kill "$pid" 2>/dev/null || true
-		wait "$pid" 2>/dev/null || true
-	done
+	local pid
+	for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+	for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
 	rm -rf "$dir"
 }
 trap stop EXIT
 
-mkdir -p "$bin"
-(cd test/services && "$go" build -o "$bin/versitygw" github.com/versity/versitygw/cmd/versitygw)
+# keep NAME LOCKFILE MAKE: $kept is a folder that "MAKE FOLDER" has filled, once for each
+# content of LOCKFILE. What nobody has used for a month goes.
+keep() {
+	local sum new
+	sum=$(sha256sum <"$2")
+	kept=$cache/$1-${sum:0:16}
+	mkdir -p "$cache"
+	if [[ ! -d $kept ]]; then
+		new=$(mktemp -d "$cache/new-XXXXXX")
+		echo "getting $1"
+		"$3" "$new"
+		mv -T "$new" "$kept" 2>/dev/null || rm -rf "$new" # somebody else was faster
+	fi
+	touch "$kept"
+	find "$cache" -mindepth 1 -maxdepth 1 -mtime +30 -exec rm -rf {} +
+}
+
+# serve NAME COMMAND...: starts a server, for an hour at most, with a free port in the
+# place of PORT; it is $port. A port may be taken between looking and starting: then
+# another is tried.
+serve() {
+	local name=$1 pid
+	shift
+	for _ in 1 2 3 4 5; do
+		port=$((20000 + RANDOM % 12000))
+		if answers; then continue; fi
+		timeout 1h "${@//PORT/$port}" >"$dir/$name.log" 2>&1 &
+		pid=$!
+		pids+=("$pid")
+		for _ in $(seq 300); do
+			if ! kill -0 "$pid" 2>/dev/null; then break; fi
+			if answers; then return; fi
+			sleep 0.1
+		done
+		kill "$pid" 2>/dev/null || true
+	done
+	cat "$dir/$name.log"
+	echo "$name does not start"
+	exit 1
+}
+
+answers() { (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
+
+# bucket URL [HEADER...]: makes a bucket. The keys reach curl through its standard input.
+bucket() {
+	local url=$1 h headers=()
+	shift
+	for h; do headers+=(-H "$h"); done
+	curl -sS --fail-with-body --max-time 60 --retry 10 --retry-all-errors --retry-delay 1 -o "$dir/curl.log" --aws-sigv4 "aws:amz:$AWS_REGION:s3" \
+		-H "x-amz-content-sha256: UNSIGNED-PAYLOAD" "${headers[@]}" -X PUT -K - "$url" <<<"user = \"$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY\"" || { cat "$dir/curl.log"; exit 1; }
+}
+
+for f in "$services"/*.sh; do
+	[[ $f == "$services/run.sh" ]] || . "$f"
+done
 
 export AWS_ACCESS_KEY_ID=cutbank AWS_SECRET_ACCESS_KEY=for-tests-on-loopback AWS_REGION=us-east-1
 unset AWS_PROFILE AWS_SESSION_TOKEN AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3
-mkdir "$dir/data" "$dir/data/test" "$dir/versions" "$dir/sidecar"
-sidecar=()
-setfattr -n user.cutbank -v x "$dir/data" 2>/dev/null || sidecar=(--sidecar "$dir/sidecar")
-for try in 1 2 3 4 5; do
-	port=$((20000 + RANDOM % 20000))
-	"$bin/versitygw" --port "127.0.0.1:$port" --access "$AWS_ACCESS_KEY_ID" --secret "$AWS_SECRET_ACCESS_KEY" --quiet --health /health \
-		posix "${sidecar[@]}" --versioning-dir "$dir/versions" "$dir/data" >"$dir/log" 2>&1 &
-	pid=$!
-	for _ in $(seq 100); do
-		if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && kill -0 "$pid" 2>/dev/null; then
-			pids+=("$pid")
-			break 2
-		fi
-		kill -0 "$pid" 2>/dev/null || break
-		sleep 0.1
-	done
-	kill "$pid" 2>/dev/null || true
-	wait "$pid" 2>/dev/null || true
-done
-((${#pids[@]})) || { cat "$dir/log"; echo "versitygw does not start"; exit 1; }
+export CUTBANK_REQUIRE=${CUTBANK_REQUIRE:+$CUTBANK_REQUIRE,}s3,unfenced
 
-export CUTBANK_TEST_S3=s3+http://127.0.0.1:$port/test CUTBANK_REQUIRE=${CUTBANK_REQUIRE:+$CUTBANK_REQUIRE,}s3
-"$go" test -count 1 -timeout 10m ./chunkstore/backend/s3
-"$go" test -count 1 -timeout 10m -run 'TestServices' ./cmd/cutbank
+s3rver
+for s3 in versitygw minio; do
+	"$s3"
+	echo "with $s3"
+	"$go" test -count 1 -timeout 10m ./chunkstore/backend/s3
+	"$go" test -count 1 -timeout 10m -run TestServices ./cmd/cutbank ./test
+done

@@ -119,9 +119,10 @@ func testReference(t *testing.T, b backend.Backend) {
 func testExisting(t *testing.T, b backend.Backend) {
 	put(t, b, "config/1", []byte("first"))
 	put(t, b, "empty", nil)
-	for _, name := range []string{"config/1", "empty"} {
-		for _, p := range []string{"second", "first", ""} {
-			if err := b.Put(t.Context(), name, []byte(p)); !errors.Is(err, fs.ErrExist) {
+	for name, there := range map[string]string{"config/1": "first", "empty": ""} {
+		for _, p := range []string{"second", "first", "firs", ""} {
+			err := b.Put(t.Context(), name, []byte(p))
+			if same := p == there && err == nil; !same && !errors.Is(err, fs.ErrExist) {
 				t.Errorf("put %s again: got %v, want fs.ErrExist", name, err)
 			}
 		}

@@ -62,7 +62,11 @@ func (b *Bucket) failed(ctx context.Context, verb, name string, err error) error
 	}
 	var r minio.ErrorResponse
 	if errors.As(err, &r) && r.StatusCode != 0 {
-		return fmt.Errorf("%s: %w", where, answer(r))
+		err := fmt.Errorf("%s: %w", where, answer(r))
+		if r.StatusCode == http.StatusTooManyRequests || r.StatusCode == http.StatusServiceUnavailable {
+			err = backend.After(err, b.busy.Left())
+		}
+		return err
 	}
 	var ue *url.Error
 	if errors.As(err, &ue) {
@@ -70,6 +74,9 @@ func (b *Bucket) failed(ctx context.Context, verb, name string, err error) error
 		if strings.HasPrefix(err.Error(), "Connection closed by foreign host") {
 			err = errors.New("the server has closed the connection")
 		}
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errors.New("the answer broke off") // the sentinel tells of an object's end
 	}
 	var cert *tls.CertificateVerificationError
 	if errors.As(err, &cert) {

@@ -212,3 +212,58 @@ func TestLies(t *testing.T) {
 		}
 	}
 }
+
+// A server that is busy, and says for how long, is left alone for so long.
+func TestBusy(t *testing.T) {
+	var last time.Time
+	s := &backendtest.S3{Fault: func(w http.ResponseWriter, r *http.Request) bool {
+		if !last.IsZero() {
+			if d := time.Since(last); d < 900*time.Millisecond {
+				t.Errorf("asked again after %s, want a second", d)
+			}
+			return false
+		}
+		last = time.Now()
+		w.Header().Set("Retry-After", "1")
+		backendtest.S3Error(w, http.StatusServiceUnavailable, "SlowDown")
+		return true
+	}}
+	b := backend.Retry(fake(t, s), func(n int) (time.Duration, bool) { return 0, n < 3 }, nil)
+	if err := b.Put(t.Context(), "packs/aa/x", []byte("x")); err != nil {
+		t.Error(err)
+	}
+	if last.IsZero() {
+		t.Error("nothing was asked of the server")
+	}
+}
+
+// An answer to Get that ends too early, and says that it is whole.
+func TestCutShort(t *testing.T) {
+	s := &backendtest.S3{}
+	cut := true
+	s.Fault = func(w http.ResponseWriter, r *http.Request) bool {
+		if !cut || r.Method != http.MethodGet {
+			return false
+		}
+		cut = false
+		rec := httptest.NewRecorder()
+		s.ServeHTTP(rec, r)
+		for k, v := range rec.Header() {
+			w.Header()[k] = v
+		}
+		w.Header().Set("Content-Length", "4")
+		w.WriteHeader(rec.Code)
+		w.Write(rec.Body.Bytes()[:4])
+		return true
+	}
+	b := fake(t, s)
+	if err := b.Put(t.Context(), "x", []byte("0123456789")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.Get(t.Context(), "x", 0, -1); err == nil || !backend.Transient(err) {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if got, err := b.Get(t.Context(), "x", 0, -1); err != nil || string(got) != "0123456789" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
+	"github.com/cutbankfs/cutbank/chunkstore/backend/web"
 )
 
 // Options say how to reach a bucket.
@@ -42,6 +43,7 @@ type Bucket struct {
 	place
 	c    minio.Core
 	rate int64
+	busy *web.Busy
 }
 
 var (
@@ -65,6 +67,8 @@ func Open(url string, opt Options) (*Bucket, error) {
 	if opt.Rate <= 0 {
 		opt.Rate = 32 << 10
 	}
+	busy := &web.Busy{RoundTripper: opt.Transport}
+	opt.Transport = busy
 	creds, err := findCredentials(os.Getenv, opt.Transport)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", l.url, err)
@@ -73,7 +77,7 @@ func Open(url string, opt Options) (*Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", l.url, err, fs.ErrInvalid)
 	}
-	return &Bucket{l, *c, opt.Rate}, nil
+	return &Bucket{l, *c, opt.Rate, busy}, nil
 }
 
 // key is where an object is.
@@ -145,12 +149,13 @@ func (b *Bucket) Get(ctx context.Context, name string, off, n int64) ([]byte, er
 	if off < 0 || n == 0 {
 		return b.none(ctx, req, name, off, n)
 	}
+	// A range is asked for always: its answer says how long the object is, beside
+	// how long the answer is, and what was cut short on the way does not pass for
+	// an object.
 	var opt minio.GetObjectOptions
-	last := off + n - 1
-	switch {
-	case n > 0 && last >= off:
+	if last := off + n - 1; n > 0 && last >= off {
 		opt.Set("Range", fmt.Sprintf("bytes=%d-%d", off, last))
-	case off > 0:
+	} else {
 		opt.Set("Range", fmt.Sprintf("bytes=%d-", off))
 	}
 	body, info, header, err := b.c.GetObject(req, b.bucket, b.key(name), opt)
@@ -237,8 +242,12 @@ func (b *Bucket) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[
 			}
 			return
 		}
+		ask := prefix
+		if base := prefix[strings.LastIndexByte(prefix, '/')+1:]; base == "." || base == ".." {
+			ask = strings.TrimSuffix(prefix, base) // names may begin so, but some stores refuse it
+		}
 		owner := false
-		opt := minio.ListObjectsOptions{Prefix: b.key(prefix), Recursive: true, FetchOwner: &owner}
+		opt := minio.ListObjectsOptions{Prefix: b.key(ask), Recursive: true, FetchOwner: &owner}
 		if after != "" {
 			opt.StartAfter = b.key(after)
 		}

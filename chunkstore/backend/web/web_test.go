@@ -132,3 +132,32 @@ func TestCACert(t *testing.T) {
 		}
 	}
 }
+
+// What servers say of how long they are to be left alone.
+func TestBusy(t *testing.T) {
+	const date = "Sun, 06 Nov 1994 08:49:37 GMT"
+	for _, tt := range []struct {
+		status int
+		after  string
+		want   time.Duration
+	}{
+		{503, "3", 3 * time.Second}, {429, "3", 3 * time.Second}, {500, "3", 0}, {200, "3", 0}, {503, "", 0}, {503, "soon", 0}, {503, "-3", 0}, {503, "99999999999999", 0},
+		{503, "100000", longest}, {503, "Sun, 06 Nov 1994 08:49:47 GMT", 10 * time.Second}, {503, date, 0}, {503, "Sun, 06 Nov 1994 08:49:30 GMT", 0}, {503, "Sun, 06 Nov 2094 08:49:37 GMT", longest},
+	} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Date", date)
+			w.Header().Set("Retry-After", tt.after)
+			w.WriteHeader(tt.status)
+		}))
+		b := &Busy{RoundTripper: http.DefaultTransport}
+		resp, err := (&http.Client{Transport: b}).Get(srv.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := b.Left(); got > tt.want || got < tt.want-2*time.Second {
+			t.Errorf("%d, %q: %s are left, want %s", tt.status, tt.after, got, tt.want)
+		}
+		srv.Close()
+	}
+}
