@@ -28,7 +28,7 @@ const rules = `
 # backend know neither each other's callers nor the index.
 chunkstore/chunk                                < chunkstore/seal;
 chunkstore/chunk, chunkstore/seal               < chunkstore/pack;
-chunkstore/backend                              < chunkstore/backend/local, chunkstore/backend/s3, chunkstore/backend/azure;
+chunkstore/backend                              < chunkstore/backend/local, chunkstore/backend/web, chunkstore/backend/s3, chunkstore/backend/azure;
 chunkstore/backend/web                          < chunkstore/backend/s3, chunkstore/backend/azure;
 chunkstore/chunk, chunkstore/seal, chunkstore/pack < chunkstore/parity;
 chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/parity, chunkstore/backend < chunkstore;

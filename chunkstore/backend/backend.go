@@ -61,3 +61,17 @@ func ValidName(name string) bool {
 		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '.' || r == '_' || r == '-' || r == '/')
 	}) < 0
 }
+
+// ValidPrefix reports whether some object's name can start with prefix.
+func ValidPrefix(prefix string) bool {
+	dir, base := prefix, ""
+	if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
+		dir, base = prefix[:i], prefix[i+1:]
+		if !ValidName(dir) {
+			return false
+		}
+	} else {
+		base = dir
+	}
+	return base == "" || base == "." || base == ".." || ValidName(base)
+}

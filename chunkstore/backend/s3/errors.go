@@ -2,20 +2,16 @@ package s3
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net"
 	"net/http"
-	"net/url"
-	"strings"
 	"syscall"
 
 	"github.com/minio/minio-go/v7"
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
+	"github.com/cutbankfs/cutbank/chunkstore/backend/web"
 )
 
 // facts are the answers that tell one, by the code that S3 gives them.
@@ -57,9 +53,6 @@ func (b *Bucket) failed(ctx context.Context, verb, name string, err error) error
 	if cerr := ctx.Err(); cerr != nil {
 		return fmt.Errorf("%s: %w", where, cerr)
 	}
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		return fmt.Errorf("%s: no end after %s and more: %v", where, patience, err)
-	}
 	var r minio.ErrorResponse
 	if errors.As(err, &r) && r.StatusCode != 0 {
 		err := fmt.Errorf("%s: %w", where, answer(r))
@@ -68,31 +61,7 @@ func (b *Bucket) failed(ctx context.Context, verb, name string, err error) error
 		}
 		return err
 	}
-	var ue *url.Error
-	if errors.As(err, &ue) {
-		err = ue.Err // it names the place once more
-		if strings.HasPrefix(err.Error(), "Connection closed by foreign host") {
-			err = errors.New("the server has closed the connection")
-		}
-	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = errors.New("the answer broke off") // the sentinel tells of an object's end
-	}
-	var cert *tls.CertificateVerificationError
-	if errors.As(err, &cert) {
-		return fmt.Errorf("%s: %w; a store with a certificate of its own needs --ca-cert FILE: %w", where, err, fs.ErrInvalid)
-	}
-	if errors.Is(err, http.ErrSchemeMismatch) {
-		return fmt.Errorf("%s: the server speaks plain HTTP there: its URL begins with s3+http://: %w", where, fs.ErrInvalid)
-	}
-	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "dial" {
-		return fmt.Errorf("%s: %w: %w", where, err, backend.ErrNotDone)
-	}
-	if errors.Is(err, io.ErrUnexpectedEOF) { // the answer's, and no object's, that was too short
-		return fmt.Errorf("%s: the answer broke off: %v", where, err)
-	}
-	return fmt.Errorf("%s: %w", where, err)
+	return fmt.Errorf("%s: %w", where, web.Unanswered(err, "s3+http://"))
 }
 
 // answer makes an error of the house of what the server has answered.

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"iter"
 	"net/http"
@@ -31,12 +30,6 @@ type Options struct {
 	// given up; 0: 32 KiB.
 	Rate int64
 }
-
-// patience is what a request may take beside the time for its bytes.
-const patience = 2 * time.Minute
-
-// largest is how many bytes a request of unknown size is given time for.
-const largest = 256 << 20
 
 // Bucket is a Backend in a bucket, below a prefix.
 type Bucket struct {
@@ -73,7 +66,7 @@ func Open(url string, opt Options) (*Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", l.url, err)
 	}
-	c, err := minio.NewCore(l.host, &minio.Options{Creds: creds, Secure: l.secure, Transport: sender{opt.Transport}, Region: l.region, MaxRetries: 1})
+	c, err := minio.NewCore(l.host, &minio.Options{Creds: creds, Secure: l.secure, Transport: web.Sender{RoundTripper: opt.Transport}, Region: l.region, MaxRetries: 1})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", l.url, err, fs.ErrInvalid)
 	}
@@ -88,7 +81,8 @@ func (b *Bucket) key(name string) string {
 	return b.prefix + "/" + name
 }
 
-// start validates a name and gives a request its time.
+// start validates a name and gives a request of n bytes its time; n < 0: nobody
+// knows how many.
 func (b *Bucket) start(ctx context.Context, verb, name string, n int64) (context.Context, context.CancelFunc, error) {
 	if !backend.ValidName(name) {
 		return nil, nil, backend.InvalidName(verb, name)
@@ -96,8 +90,7 @@ func (b *Bucket) start(ctx context.Context, verb, name string, n int64) (context
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
-	n = min(max(n, 0), largest)
-	ctx, cancel := context.WithTimeout(ctx, patience+time.Duration(float64(n)/float64(b.rate)*float64(time.Second)))
+	ctx, cancel := web.Deadline(ctx, n, b.rate)
 	return ctx, cancel, nil
 }
 
@@ -113,9 +106,9 @@ func (b *Bucket) Put(ctx context.Context, name string, p []byte) error {
 		UserMetadata: map[string]string{"x-amz-checksum-sha256": base64.StdEncoding.EncodeToString(sum[:])}}
 	opt.SetMatchETagExcept("*")
 	for n := 1; ; n++ {
-		body := &lent{p: p}
-		_, err = b.c.PutObject(context.WithValue(req, lentKey{}, body), b.bucket, b.key(name), body.reader(), int64(len(p)), "", hex.EncodeToString(sum[:]), opt)
-		body.end()
+		body := web.Lend(p)
+		_, err = b.c.PutObject(body.With(req), b.bucket, b.key(name), body.Reader(), int64(len(p)), "", hex.EncodeToString(sum[:]), opt)
+		body.End()
 		if !conflict(err) || n == 5 {
 			return b.failed(ctx, "put", name, err)
 		}
@@ -137,11 +130,7 @@ func conflict(err error) bool {
 
 // Get implements backend.Backend.
 func (b *Bucket) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
-	expect := n
-	if n < 0 {
-		expect = largest
-	}
-	req, cancel, err := b.start(ctx, "get", name, expect)
+	req, cancel, err := b.start(ctx, "get", name, n)
 	if err != nil {
 		return nil, err
 	}
@@ -166,33 +155,15 @@ func (b *Bucket) Get(ctx context.Context, name string, off, n int64) ([]byte, er
 		return nil, b.failed(ctx, "get", name, err)
 	}
 	defer body.Close()
-	length, err := b.ranged(name, off, n, info.Size, header)
+	length, err := web.Ranged(b.url+"/"+name, off, n, info.Size, header.Get("Content-Range"))
 	if err != nil {
 		return nil, err
 	}
-	p, err := read(body, length)
+	p, err := web.Read(body, length)
 	if err != nil {
 		return nil, b.failed(ctx, "get", name, err)
 	}
 	return p, nil
-}
-
-// ranged checks that an answer of size bytes is what was asked for, and returns
-// how much of it to read.
-func (b *Bucket) ranged(name string, off, n, size int64, header http.Header) (int64, error) {
-	total, first := size, int64(0)
-	if r := header.Get("Content-Range"); r != "" {
-		var end int64
-		if _, err := fmt.Sscanf(r, "bytes %d-%d/%d", &first, &end, &total); err != nil || first != off || end < first || size >= 0 && size != end-first+1 {
-			return 0, fmt.Errorf("get %s/%s: the server has answered another range than bytes from %d on: %q", b.url, name, off, r)
-		}
-	} else if off > 0 {
-		return 0, fmt.Errorf("get %s/%s: the server ignores ranges: %w", b.url, name, errors.ErrUnsupported)
-	}
-	if total < 0 {
-		return 0, fmt.Errorf("get %s/%s: the server does not say how long it is", b.url, name)
-	}
-	return backend.Range(b.url+"/"+name, total, off, n)
 }
 
 // none answers a Get that is to return no bytes, or more than there are.
@@ -210,24 +181,6 @@ func (b *Bucket) none(ctx, req context.Context, name string, off, n int64) ([]by
 	return []byte{}, nil
 }
 
-// read reads n bytes. What the server says of a length is not believed further
-// than it sends.
-func read(r io.Reader, n int64) ([]byte, error) {
-	const atOnce = 64 << 20
-	p := make([]byte, 0, min(n, atOnce))
-	for int64(len(p)) < n {
-		if len(p) == cap(p) {
-			p = append(make([]byte, 0, min(n, 2*int64(cap(p)))), p...)
-		}
-		m, err := io.ReadFull(r, p[len(p):min(int64(cap(p)), n)])
-		if p = p[:len(p)+m]; err != nil {
-			// Not io.ErrUnexpectedEOF: the object has the bytes, the line broke.
-			return nil, fmt.Errorf("the answer ended after %d of %d bytes: %v", len(p), n, err)
-		}
-	}
-	return p, nil
-}
-
 // List implements backend.Backend. Keys that can be no objects are passed over.
 func (b *Bucket) List(ctx context.Context, prefix string) iter.Seq2[backend.Info, error] {
 	return b.ListAfter(ctx, prefix, "")
@@ -236,7 +189,7 @@ func (b *Bucket) List(ctx context.Context, prefix string) iter.Seq2[backend.Info
 // ListAfter implements backend.Resumer.
 func (b *Bucket) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[backend.Info, error] {
 	return func(yield func(backend.Info, error) bool) {
-		if !possible(prefix) {
+		if !backend.ValidPrefix(prefix) {
 			if err := ctx.Err(); err != nil {
 				yield(backend.Info{}, err)
 			}

@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/cutbankfs/cutbank/chunkstore/backend"
 )
 
 // Schemes are those of the URLs that Open takes.
@@ -139,20 +137,6 @@ func profileValue(getenv func(string) string, key string) string {
 		}
 	}
 	return ""
-}
-
-// possible reports whether some object's name can start with prefix.
-func possible(prefix string) bool {
-	dir, base := prefix, ""
-	if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
-		dir, base = prefix[:i], prefix[i+1:]
-		if !backend.ValidName(dir) {
-			return false
-		}
-	} else {
-		base = dir
-	}
-	return base == "" || base == "." || base == ".." || backend.ValidName(base)
 }
 
 var errNoBucket = errors.New("no such bucket: make it first, with the tools of the store")

@@ -1,6 +1,8 @@
 // Package web is what the backends over HTTP share: connections that respect
 // the proxy variables and further certificates, that end when nothing moves any
-// more, and that keep to a bandwidth.
+// more, and that keep to a bandwidth; bodies that are the caller's again when a
+// request ends; and checks of what a server says. It speaks no protocol of a
+// store.
 package web
 
 import (

@@ -161,3 +161,59 @@ func TestBusy(t *testing.T) {
 		srv.Close()
 	}
 }
+
+// A transport that reads on after the request has ended gets nothing more, and
+// every reader begins at the start.
+func TestBody(t *testing.T) {
+	b := Lend([]byte("0123456789"))
+	r, again := b.Reader(), b.Reader()
+	buf := make([]byte, 4)
+	if n, err := io.ReadFull(r, buf); n != 4 || err != nil || string(buf) != "0123" {
+		t.Errorf("got %q, %v", buf[:n], err)
+	}
+	if n, err := r.Seek(0, io.SeekEnd); n != 10 || err != nil {
+		t.Errorf("seek to the end: %d, %v", n, err)
+	}
+	if _, err := r.Seek(-11, io.SeekCurrent); err == nil {
+		t.Error("sought before the start")
+	}
+	if p, err := io.ReadAll(again); string(p) != "0123456789" || err != nil {
+		t.Errorf("another reader got %q, %v", p, err)
+	}
+	b.End()
+	if _, err := r.Seek(0, io.SeekStart); err == nil {
+		t.Error("sought after the end")
+	}
+	if n, err := r.Read(buf); n != 0 || err == nil || err == io.EOF {
+		t.Errorf("after the end: %d bytes, %v", n, err)
+	}
+}
+
+// A transport that has to send again gets the whole body again.
+func TestSender(t *testing.T) {
+	body := Lend([]byte("0123456789"))
+	var tries int
+	s := Sender{roundTripper(func(req *http.Request) (*http.Response, error) {
+		for tries = 1; tries <= 2; tries++ {
+			r, err := req.GetBody()
+			if err != nil {
+				return nil, err
+			}
+			if p, err := io.ReadAll(r); string(p) != "0123456789" || err != nil {
+				t.Errorf("try %d: sent %q, %v", tries, p, err)
+			}
+		}
+		return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
+	})}
+	req, err := http.NewRequestWithContext(body.With(t.Context()), http.MethodPut, "http://localhost", body.Reader())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.RoundTrip(req); err != nil || tries != 3 {
+		t.Errorf("%d tries, %v", tries-1, err)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
