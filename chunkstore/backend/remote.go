@@ -73,6 +73,15 @@ type Resumer interface {
 	ListAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error]
 }
 
+// Pager is a Backend that lists in pages, in an order of its own, and can be
+// asked for one again.
+type Pager interface {
+	// ListPage returns one page of what List yields, the first where from is
+	// empty, and what from is for the next one: empty after the last. A page may
+	// be empty, and is the caller's.
+	ListPage(ctx context.Context, prefix, from string) (page []Info, next string, err error)
+}
+
 // Parallel is a Backend that gains from calls beside each other.
 type Parallel interface {
 	// Transfers is how many Puts of much data to have under way at once.

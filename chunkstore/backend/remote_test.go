@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"iter"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -166,6 +167,68 @@ func TestRetryListResumes(t *testing.T) {
 	f.errs = []error{broke, broke}
 	if names, err := list(backend.Retry(f, quick, nil)); !errors.Is(err, broke) || !slices.Equal(names, all[:2]) {
 		t.Errorf("cannot resume: got %v, %v", names, err)
+	}
+}
+
+// paging lists two at once, and some pages are empty.
+type paging struct{ *flaky }
+
+func (p paging) ListPage(ctx context.Context, prefix, from string) (page []backend.Info, next string, err error) {
+	if err := p.next(); err != nil {
+		return nil, "", err
+	}
+	if from == "a/4" { // an empty one
+		return nil, "a/3~", nil
+	}
+	for info, err := range p.Mem.List(ctx, prefix) {
+		if err != nil {
+			return nil, "", err
+		}
+		if info.Name >= from {
+			page = append(page, info)
+		}
+	}
+	slices.SortFunc(page, func(a, b backend.Info) int { return strings.Compare(a.Name, b.Name) })
+	if len(page) > 2 {
+		page, next = page[:2], page[2].Name
+	}
+	return page, next, nil
+}
+
+func TestRetryListPages(t *testing.T) {
+	broke := errors.New("the line broke")
+	f := &flaky{Mem: backend.NewMem()}
+	var all []string
+	for i := range 9 {
+		all = append(all, fmt.Sprintf("a/%d", i))
+		if err := f.Mem.Put(t.Context(), all[i], nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		errs []error
+		want error
+		n    int
+	}{
+		{nil, nil, 9},
+		{[]error{broke, broke, broke, nil, broke, broke, broke, nil, broke}, nil, 9}, // each page has its own count
+		{[]error{nil, fs.ErrPermission}, fs.ErrPermission, 2},
+		{[]error{nil, nil, broke, broke, broke, broke}, broke, 4},
+	} {
+		f.errs, f.calls = tt.errs, 0
+		var names []string
+		var last error
+		for info, err := range backend.Retry(paging{f}, quick, nil).List(t.Context(), "a/") {
+			if last = err; err == nil {
+				names = append(names, info.Name)
+			}
+		}
+		if !errors.Is(last, tt.want) || !slices.Equal(names, all[:tt.n]) {
+			t.Errorf("%v: got %v, %v", tt.errs, names, last)
+		}
+	}
+	for range backend.Retry(paging{f}, quick, nil).List(t.Context(), "") {
+		break
 	}
 }
 

@@ -16,8 +16,9 @@ import (
 //
 // After the n-th failure of a call (n from 1), backoff says how long to wait
 // and whether to try again; where the place has asked for more (After) it is
-// waited for that. A List that has yielded something goes on behind it
-// where b is a Resumer, and is not repeated otherwise.
+// waited for that. A List that has yielded something goes on behind it where b is
+// a Resumer, or with the same page where b is a Pager, and is not repeated
+// otherwise.
 //
 // A Put whose answer was lost may have been done, and what it stored may since
 // have been removed on purpose: repeating it would bring that back. So a Put is
@@ -127,6 +128,9 @@ func (r *retry) Remove(ctx context.Context, name string) error {
 }
 
 func (r *retry) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	if p, ok := r.Backend.(Pager); ok {
+		return r.pages(ctx, p, prefix)
+	}
 	return func(yield func(Info, error) bool) {
 		from, resumes := r.Backend.(Resumer)
 		after := "" // the last that was yielded
@@ -163,6 +167,32 @@ func (r *retry) List(ctx context.Context, prefix string) iter.Seq2[Info, error] 
 // Late implements Tardy: also a place that does what it is asked at once is asked
 // more than once here.
 func (r *retry) Late() time.Duration { return max(longestUnderWay, Late(r.Backend)) }
+
+// pages lists page by page.
+func (r *retry) pages(ctx context.Context, p Pager, prefix string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		for from := ""; ; {
+			var page []Info
+			var next string
+			err := r.do(ctx, func(int) (err error) {
+				page, next, err = p.ListPage(ctx, prefix, from)
+				return err
+			})
+			if err != nil {
+				yield(Info{}, err)
+				return
+			}
+			for _, info := range page {
+				if !yield(info, nil) {
+					return
+				}
+			}
+			if from = next; from == "" {
+				return
+			}
+		}
+	}
+}
 
 // Transfers implements Parallel.
 func (r *retry) Transfers() int { return Transfers(r.Backend) }
