@@ -46,7 +46,7 @@ chunkstore/chunk, repo/tree                     < fs/snapfs, fs/mount, fs/restor
 repo/tree                                       < fs/tarball;
 
 # Who joins the rooms.
-chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend, chunkstore/backend/local, chunkstore/backend/s3, chunkstore/backend/web,
+chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend, chunkstore/backend/local, chunkstore/backend/s3, chunkstore/backend/azure, chunkstore/backend/web,
 index, repo, repo/tree, snapshotter, snapshotter/source,
 fs/snapfs, fs/mount, fs/restore, fs/diff, fs/tarball, bench/dedup < cmd/cutbank;
 chunkstore/chunk, chunkstore/seal, repo/tree, snapshotter/source, test/gen < bench/...;
@@ -66,6 +66,8 @@ golang.org/x/crypto                             < repo;
 golang.org/x/sync                               < index;
 google.golang.org/protobuf                      < chunkstore/pack, repo/tree, index;
 github.com/minio/minio-go/v7                    < chunkstore/backend/s3;
+github.com/Azure/azure-sdk-for-go/sdk/azcore, github.com/Azure/azure-sdk-for-go/sdk/azidentity,
+github.com/Azure/azure-sdk-for-go/sdk/storage/azblob < chunkstore/backend/azure;
 github.com/bmatcuk/doublestar/v4                < fs/restore, cmd/cutbank;
 github.com/spf13/cobra, github.com/schollz/progressbar/v3, github.com/go-git/go-git/v5, golang.org/x/term < cmd/cutbank;
 golang.org/x/sys < chunkstore/backend/local, index, snapshotter/source, fs/mount, fs/restore, cmd/cutbank, test/gen, bench/...;
@@ -73,28 +75,32 @@ golang.org/x/sys < chunkstore/backend/local, index, snapshotter/source, fs/mount
 # The standard library, where it reaches out of the process.
 os/exec                                         < fs/mount, cmd/cutbank, bench/...;
 net, net/http                                   < chunkstore/backend/web, chunkstore/backend/s3;
+net/http                                        < chunkstore/backend/azure;
 net/http                                        < cmd/cutbank;
 `
 
 // why says what each third-party module is for. A module without a reason, or
 // whose reason nobody needs any more, fails the test.
 var why = map[string]string{
-	"github.com/restic/chunker":         "the splitter: Rabin fingerprints, proven by years of restic",
-	"github.com/zeebo/blake3":           "chunk IDs, closing hashes, key derivation: BLAKE3 in assembly",
-	"github.com/klauspost/compress":     "zstd without cgo",
-	"github.com/klauspost/reedsolomon":  "Reed-Solomon parity, in assembly",
-	"github.com/dgraph-io/badger/v4":    "the index cache: its table format, mapped and with Bloom filters",
-	"github.com/hanwen/go-fuse/v2":      "the kernel's FUSE protocol, raw",
-	"golang.org/x/crypto":               "argon2id, for passwords",
-	"golang.org/x/sync":                 "errgroup, where segments are read side by side",
-	"google.golang.org/protobuf":        "protowire only: the wire format of trailers, segments and pages",
-	"github.com/minio/minio-go/v7":      "S3: signatures, credentials of every kind, the dialects of its servers",
-	"github.com/bmatcuk/doublestar/v4":  "globs with **, as users of rsync and git expect",
-	"github.com/spf13/cobra":            "commands, flags, completion",
-	"github.com/schollz/progressbar/v3": "a progress bar that copes with what is no terminal",
-	"github.com/go-git/go-git/v5":       "gitignore patterns only",
-	"golang.org/x/term":                 "passwords without an echo, and what is a terminal",
-	"golang.org/x/sys":                  "system calls that the standard library lacks",
+	"github.com/restic/chunker":                            "the splitter: Rabin fingerprints, proven by years of restic",
+	"github.com/zeebo/blake3":                              "chunk IDs, closing hashes, key derivation: BLAKE3 in assembly",
+	"github.com/klauspost/compress":                        "zstd without cgo",
+	"github.com/klauspost/reedsolomon":                     "Reed-Solomon parity, in assembly",
+	"github.com/dgraph-io/badger/v4":                       "the index cache: its table format, mapped and with Bloom filters",
+	"github.com/hanwen/go-fuse/v2":                         "the kernel's FUSE protocol, raw",
+	"golang.org/x/crypto":                                  "argon2id, for passwords",
+	"golang.org/x/sync":                                    "errgroup, where segments are read side by side",
+	"google.golang.org/protobuf":                           "protowire only: the wire format of trailers, segments and pages",
+	"github.com/minio/minio-go/v7":                         "S3: signatures, credentials of every kind, the dialects of its servers",
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore":         "azblob's and azidentity's options, requests and errors",
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity":     "tokens of service principals, workloads and machines",
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob": "Azure Blob Storage: signatures, requests, listings",
+	"github.com/bmatcuk/doublestar/v4":                     "globs with **, as users of rsync and git expect",
+	"github.com/spf13/cobra":                               "commands, flags, completion",
+	"github.com/schollz/progressbar/v3":                    "a progress bar that copes with what is no terminal",
+	"github.com/go-git/go-git/v5":                          "gitignore patterns only",
+	"golang.org/x/term":                                    "passwords without an echo, and what is a terminal",
+	"golang.org/x/sys":                                     "system calls that the standard library lacks",
 }
 
 // ruled are the packages of the standard library that need a rule.

@@ -10,6 +10,7 @@
 //
 // Storage servers are got and started by services/run.sh (make test-services). The
 // tests of the rooms find them by variables that hold the URL of a bucket:
-// CUTBANK_TEST_S3, CUTBANK_TEST_S3_LOCK with Object Lock and versions, and
-// CUTBANK_TEST_S3_UNFENCED, where objects can be created twice.
+// CUTBANK_TEST_S3, CUTBANK_TEST_S3_LOCK with Object Lock and versions,
+// CUTBANK_TEST_S3_UNFENCED, where objects can be created twice, and
+// CUTBANK_TEST_AZURE.
 package test

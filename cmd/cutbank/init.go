@@ -23,19 +23,27 @@ func (a *app) initCommand() *cobra.Command {
 	var lag time.Duration
 	c := &cobra.Command{
 		Use:   "init",
-		Short: "Make a repository in a new or empty folder, or in a bucket",
+		Short: "Make a repository in a new or empty folder, or in a bucket or container",
 		Long: `init makes a repository in the folder that --repo names, which must be new or empty,
-or in the bucket of a URL, which must be there, with nothing below the URL's prefix:
+or in the bucket or container of a URL, which must be there, with nothing below the
+URL's prefix:
 
   s3://BUCKET/PREFIX                   Amazon S3, or what AWS_ENDPOINT_URL names
   s3+https://HOST:PORT/BUCKET/PREFIX   anything that speaks like it
   s3+http://HOST:PORT/BUCKET/PREFIX    and without encryption on the way
+  azure://CONTAINER/PREFIX             Azure Blob Storage, or AZURE_STORAGE_ENDPOINT
+  azure+https://HOST:PORT/ACCOUNT/CONTAINER/PREFIX
+  azure+http://HOST:PORT/ACCOUNT/CONTAINER/PREFIX
 
-Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from AWS_PROFILE
-and the shared files of AWS, or from the machine's role; the region from AWS_REGION
-or the profile. A URL holds none of them.
+S3's credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from
+AWS_PROFILE and the shared files of AWS, or from the machine's role; the region from
+AWS_REGION or the profile. Azure's are the first of AZURE_STORAGE_KEY (with
+AZURE_STORAGE_ACCOUNT), AZURE_STORAGE_SAS_TOKEN, AZURE_STORAGE_CONNECTION_STRING,
+AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH (with AZURE_CLIENT_ID and
+AZURE_TENANT_ID), a Kubernetes workload's identity, and the machine's. A URL holds
+none of them.
 
-In a bucket init tries out whether of several clients that create one object only
+There init tries out whether of several clients that create one object only
 one is told that it did. Stores that ignore this (If-None-Match) are refused. With
 --no-fencing they are taken all the same: then prune never declares a silent writer
 dead, but waits until it ends or "cutbank unlock" says that it is gone. Keys and
@@ -62,6 +70,7 @@ that.`,
   cutbank init -r /backup --parity 2%
   cutbank init -r /backup/second --like /backup/first
   cutbank init -r s3://bucket/backup
+  cutbank init -r azure://container/backup
   cutbank init -r /backup --append-only --owner-key /media/safe/owner.cred`,
 		Args: exactly(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -101,7 +101,7 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
 		SuggestionsMinimumDistance: 2,
 	}
 	f := root.PersistentFlags()
-	f.StringVarP(&a.repoPath, "repo", "r", os.Getenv("CUTBANK_REPO"), "the repository: a folder, or a URL as s3://BUCKET/PREFIX (CUTBANK_REPO)")
+	f.StringVarP(&a.repoPath, "repo", "r", os.Getenv("CUTBANK_REPO"), "the repository: a folder, or a URL as s3://BUCKET/PREFIX or azure://CONTAINER/PREFIX (CUTBANK_REPO)")
 	f.StringVar(&a.passwordCommand, "password-command", "", "command whose first line of output is the password")
 	f.StringVar(&a.credential, "credential", os.Getenv("CUTBANK_CREDENTIAL"), "file with a credential to open the repository with (CUTBANK_CREDENTIAL)")
 	f.StringVar(&a.cacheDir, "cache-dir", os.Getenv("CUTBANK_CACHE_DIR"), "folder for local state (CUTBANK_CACHE_DIR; default: the user's cache folder)")

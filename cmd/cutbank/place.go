@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
+	"github.com/cutbankfs/cutbank/chunkstore/backend/azure"
 	"github.com/cutbankfs/cutbank/chunkstore/backend/local"
 	"github.com/cutbankfs/cutbank/chunkstore/backend/s3"
 	"github.com/cutbankfs/cutbank/chunkstore/backend/web"
@@ -27,6 +28,9 @@ var remotes = []struct {
 }{
 	{s3.Schemes, func(url string, t *http.Transport, rate int64) (backend.Backend, error) {
 		return s3.Open(url, s3.Options{Transport: t, Rate: rate})
+	}},
+	{azure.Schemes, func(url string, t *http.Transport, rate int64) (backend.Backend, error) {
+		return azure.Open(url, azure.Options{Transport: t, Rate: rate})
 	}},
 }
 

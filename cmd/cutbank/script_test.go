@@ -82,6 +82,7 @@ func serveS3(ts *testscript.TestScript, neg bool, args []string) {
 var services = []struct{ script, from, require, to string }{
 	{"s3", "CUTBANK_TEST_S3", "s3", "S3"},
 	{"unfenced", "CUTBANK_TEST_S3_UNFENCED", "unfenced", "S3"},
+	{"azure", "CUTBANK_TEST_AZURE", "azure", "AZURE"},
 }
 
 // TestServices runs testdata/services/*.txtar against servers that `make

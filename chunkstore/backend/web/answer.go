@@ -34,12 +34,12 @@ func Deadline(ctx context.Context, n, rate int64) (context.Context, context.Canc
 // Ranged checks that an answer to a Get of n bytes of the object where, from off
 // on, is what was asked for, and returns how much of it to read. size is the
 // length of the answer, -1 if the server does not say; spec is the header
-// Content-Range.
+// Content-Range. Some servers answer a range behind the end with an empty one.
 func Ranged(where string, off, n, size int64, spec string) (int64, error) {
 	total, first := size, int64(0)
 	if spec != "" {
 		var end int64
-		if _, err := fmt.Sscanf(spec, "bytes %d-%d/%d", &first, &end, &total); err != nil || first != off || end < first || size >= 0 && size != end-first+1 {
+		if _, err := fmt.Sscanf(spec, "bytes %d-%d/%d", &first, &end, &total); err != nil || first != off || end < first-1 || size >= 0 && size != end-first+1 {
 			return 0, fmt.Errorf("get %s: the server has answered another range than bytes from %d on: %q", where, off, spec)
 		}
 	} else if off > 0 {
