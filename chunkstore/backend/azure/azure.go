@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"math"
 	"net/http"
 	"os"
 	"strings"
@@ -160,12 +161,15 @@ func (b *Container) Get(ctx context.Context, name string, off, n int64) ([]byte,
 	if off < 0 || n == 0 {
 		return b.none(ctx, req, name, off, n)
 	}
-	var opt blob.DownloadStreamOptions
-	switch {
-	case n > 0 && off+n > off:
-		opt.Range = blob.HTTPRange{Offset: off, Count: n}
-	case off > 0:
-		opt.Range = blob.HTTPRange{Offset: off}
+	// A range is asked for always: its answer says how long the object is, beside
+	// how long the answer is, and what was cut short on the way does not pass for
+	// an object.
+	opt := blob.DownloadStreamOptions{Range: blob.HTTPRange{Offset: off, Count: backend.MaxGet}}
+	if n > 0 {
+		opt.Range.Count = n
+	}
+	if off > math.MaxInt64-opt.Range.Count {
+		return b.none(ctx, req, name, off, n)
 	}
 	r, err := b.blob(name).DownloadStream(whole(req), &opt)
 	if code(err) == bloberror.InvalidRange {

@@ -331,10 +331,11 @@ func TestLies(t *testing.T) {
 		_, _ = w.Write(body)
 	}
 	for name, fault := range map[string]func(w http.ResponseWriter){
-		"cut short":      func(w http.ResponseWriter) { partial(w, "bytes 10-109/1000", 100, p[:10]) },
-		"another range":  func(w http.ResponseWriter) { partial(w, "bytes 0-99/1000", 100, p[:100]) },
-		"another length": func(w http.ResponseWriter) { partial(w, "bytes 10-109/1000", 50, p[:50]) },
-		"no range":       func(w http.ResponseWriter) { _, _ = w.Write(p) },
+		"cut short":                 func(w http.ResponseWriter) { partial(w, "bytes 10-109/1000", 100, p[:10]) },
+		"another range":             func(w http.ResponseWriter) { partial(w, "bytes 0-99/1000", 100, p[:100]) },
+		"another length":            func(w http.ResponseWriter) { partial(w, "bytes 10-109/1000", 50, p[:50]) },
+		"no range":                  func(w http.ResponseWriter) { _, _ = w.Write(p) },
+		"a whole that is cut short": func(w http.ResponseWriter) { partial(w, "bytes 0-999/1000", 500, p[:500]) },
 		"a terabyte": func(w http.ResponseWriter) {
 			partial(w, fmt.Sprintf("bytes 10-%d/%d", 1<<40-1, 1<<40), 1<<40-10, p)
 		},
@@ -347,10 +348,14 @@ func TestLies(t *testing.T) {
 	} {
 		f := &fake{fault: func(w http.ResponseWriter, r *http.Request) bool { fault(w); return true }}
 		n := int64(100)
-		if name == "a terabyte" {
+		off := int64(10)
+		switch name {
+		case "a terabyte":
 			n = -1
+		case "a whole that is cut short":
+			off, n = 0, -1
 		}
-		got, err := f.serve(t).Get(t.Context(), "x", 10, n)
+		got, err := f.serve(t).Get(t.Context(), "x", off, n)
 		if err == nil || got != nil || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: got %d bytes, %v", name, len(got), err)
 		}
