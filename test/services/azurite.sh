@@ -1,7 +1,7 @@
 # azurite, from npm, keeps blobs of Azure in a folder: once over http, and once over https
 # with a certificate of its own, where it takes tokens of identities, too. MIT.
 azurite() {
-	keep npm "$services/package-lock.json" npm_install
+	keep azurite "$services/azurite/package-lock.json" azurite_install
 	export AZURE_STORAGE_ACCOUNT=cutbank AZURE_STORAGE_KEY=Zm9yLXRlc3RzLW9uLWxvb3BiYWNr
 	unset AZURE_STORAGE_SAS_TOKEN AZURE_STORAGE_CONNECTION_STRING AZURE_STORAGE_ENDPOINT
 	local run=(env "AZURITE_ACCOUNTS=$AZURE_STORAGE_ACCOUNT:$AZURE_STORAGE_KEY" node "$kept/node_modules/azurite/dist/src/blob/main.js"
@@ -16,6 +16,12 @@ azurite() {
 	serve azurite-tls "${run[@]}" --location "$dir/azurite-tls" --oauth basic --cert "$dir/azurite.pem" --key "$dir/azurite.key"
 	NODE_EXTRA_CA_CERTS=$dir/azurite.pem azure_container "https://127.0.0.1:$port"
 	export CUTBANK_TEST_AZURE_TLS=azure+https://127.0.0.1:$port/$AZURE_STORAGE_ACCOUNT/test CUTBANK_TEST_AZURE_CA=$dir/azurite.pem
+}
+
+# azurite_install installs what its package.json names, without running anything of it.
+azurite_install() {
+	cp "$services"/azurite/package{,-lock}.json "$1"
+	npm ci --prefix "$1" --ignore-scripts --no-audit --no-fund --silent
 }
 
 # azure_container SERVER: makes the container "test" there.

@@ -85,3 +85,9 @@ for s3 in versitygw minio; do
 	"$go" test -count 1 -timeout 10m ./chunkstore/backend/s3
 	"$go" test -count 1 -timeout 10m -run TestServices ./cmd/cutbank ./test
 done
+
+azurite
+export CUTBANK_REQUIRE=$CUTBANK_REQUIRE,azure
+echo "with azurite"
+"$go" test -count 1 -timeout 10m ./chunkstore/backend/azure
+"$go" test -count 1 -timeout 10m -run TestServices/azure ./cmd/cutbank

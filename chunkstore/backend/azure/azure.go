@@ -42,6 +42,7 @@ type Container struct {
 	creds settings
 	c     *container.Client
 	rate  int64
+	busy  *web.Busy
 	page  *int32 // how many blobs to list at once; nil: as the service likes
 }
 
@@ -70,9 +71,9 @@ func Open(url string, opt Options) (*Container, error) {
 	if opt.Rate <= 0 {
 		opt.Rate = 32 << 10
 	}
-	b := &Container{place: l, creds: s, rate: opt.Rate}
+	b := &Container{place: l, creds: s, rate: opt.Rate, busy: &web.Busy{RoundTripper: opt.Transport}}
 	if b.c, err = b.client(policy.ClientOptions{
-		Transport: transporter{web.Sender{RoundTripper: opt.Transport}},
+		Transport: transporter{web.Sender{RoundTripper: b.busy}},
 		Retry:     policy.RetryOptions{MaxRetries: -1}, // none
 		Telemetry: policy.TelemetryOptions{Disabled: true},
 	}); err != nil {

@@ -3,12 +3,16 @@ package azure
 import (
 	"context"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -269,12 +273,48 @@ func TestContainerCredentials(t *testing.T) {
 	}
 }
 
+const tenant = "11111111-2222-3333-4444-555555555555"
+
+// token is one as Entra ID gives out, unsigned.
+func token(t *testing.T, client string) string {
+	now := time.Now().Unix()
+	claims, err := json.Marshal(map[string]any{"aud": "https://storage.azure.com", "iss": "https://sts.windows.net/" + tenant + "/", "iat": now - 60, "nbf": now - 60, "exp": now + 3600, "appid": client})
+	if err != nil {
+		t.Error(err)
+	}
+	part := base64.RawURLEncoding.EncodeToString
+	return part([]byte(`{"alg":"none","typ":"JWT"}`)) + "." + part(claims) + "." + part([]byte("none"))
+}
+
+// certificate returns a file with a certificate of its own, and its key.
+func certificate(t *testing.T) string {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})...)
+	file := filepath.Join(t.TempDir(), "client.pem")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // authority gives out tokens as Entra ID does, unsigned, to who says the secret.
 func authority(t *testing.T, requests *atomic.Int64) *httptest.Server {
 	mux := http.NewServeMux()
 	srv := httptest.NewTLSServer(mux)
 	t.Cleanup(srv.Close)
-	const tenant = "11111111-2222-3333-4444-555555555555"
 	answer := func(w http.ResponseWriter, status int, v any) {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
@@ -289,13 +329,7 @@ func authority(t *testing.T, requests *atomic.Int64) *httptest.Server {
 			answer(w, 401, map[string]any{"error": "invalid_client", "error_description": "AADSTS7000215: Invalid client secret provided.\r\nTrace ID: 1", "trace_id": "1"})
 			return
 		}
-		now := time.Now().Unix()
-		claims, err := json.Marshal(map[string]any{"aud": "https://storage.azure.com", "iss": "https://sts.windows.net/" + tenant + "/", "iat": now - 60, "nbf": now - 60, "exp": now + 3600, "appid": r.PostFormValue("client_id"), "scope": r.PostFormValue("scope")})
-		if err != nil {
-			t.Error(err)
-		}
-		part := base64.RawURLEncoding.EncodeToString
-		answer(w, 200, map[string]any{"token_type": "Bearer", "expires_in": 3600, "access_token": part([]byte(`{"alg":"none","typ":"JWT"}`)) + "." + part(claims) + "." + part([]byte("none"))})
+		answer(w, 200, map[string]any{"token_type": "Bearer", "expires_in": 3600, "access_token": token(t, r.PostFormValue("client_id"))})
 	})
 	return srv
 }
@@ -320,7 +354,7 @@ func TestContainerPrincipal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer transport.CloseIdleConnections()
-	env := []string{"AZURE_AUTHORITY_HOST", srv.URL + "/", "AZURE_TENANT_ID", "11111111-2222-3333-4444-555555555555", "AZURE_CLIENT_ID", "client"}
+	env := []string{"AZURE_AUTHORITY_HOST", srv.URL + "/", "AZURE_TENANT_ID", tenant, "AZURE_CLIENT_ID", "client"}
 	t.Run("secret", func(t *testing.T) {
 		clean(t, append(env, "AZURE_CLIENT_SECRET", "hunter2")...)
 		backendtest.Run(t, func(t *testing.T) backend.Backend { return opened(t, url, Options{Transport: transport}) })
@@ -345,6 +379,38 @@ func TestContainerPrincipal(t *testing.T) {
 		}
 		clean(t, append(env, "AZURE_FEDERATED_TOKEN_FILE", token)...)
 		if _, err := opened(t, url, Options{Transport: transport}).Get(t.Context(), "none", 0, -1); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("certificate", func(t *testing.T) {
+		clean(t, append(env, "AZURE_CLIENT_CERTIFICATE_PATH", certificate(t))...)
+		if _, err := opened(t, url, Options{Transport: transport}).Get(t.Context(), "none", 0, -1); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("machine", func(t *testing.T) {
+		has := true
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			if !has {
+				w.WriteHeader(http.StatusBadRequest)
+				_, _ = io.WriteString(w, `{"statusCode":400,"message":"no identity"}`) // a client that is gone needs no answer
+				return
+			}
+			_ = json.NewEncoder(w).Encode(map[string]string{"access_token": token(t, "machine"), "expires_on": fmt.Sprint(time.Now().Add(time.Hour).Unix()), "resource": r.FormValue("resource"), "token_type": "Bearer"})
+		}))
+		defer srv.Close()
+		clean(t, "IDENTITY_ENDPOINT", srv.URL, "IDENTITY_HEADER", "header")
+		if _, err := opened(t, url, Options{Transport: transport}).Get(t.Context(), "none", 0, -1); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("got %v", err)
+		}
+		has = false
+		clean(t, "IDENTITY_ENDPOINT", srv.URL, "IDENTITY_HEADER", "header", "AZURE_CLIENT_ID", "another") // its token is not known yet
+		b, err := Open(url, Options{Transport: transport})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Put(t.Context(), "x", nil); !errors.Is(err, fs.ErrPermission) || !errors.Is(err, errNoCredentials) {
 			t.Errorf("got %v", err)
 		}
 	})

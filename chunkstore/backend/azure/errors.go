@@ -75,7 +75,11 @@ func (b *Container) failed(ctx context.Context, verb, name string, err error) er
 	case errors.As(err, &refused):
 		return fmt.Errorf("%s: no token: %v: %w", where, brief(err), backend.ErrNotDone)
 	case errors.As(err, &said):
-		return fmt.Errorf("%s: %w", where, b.answer(said))
+		err := fmt.Errorf("%s: %w", where, b.answer(said))
+		if said.StatusCode == http.StatusTooManyRequests || said.StatusCode == http.StatusServiceUnavailable {
+			err = backend.After(err, b.busy.Left())
+		}
+		return err
 	}
 	return fmt.Errorf("%s: %w", where, web.Unanswered(err, "azure+http://"))
 }

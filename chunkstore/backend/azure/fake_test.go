@@ -307,6 +307,27 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
+// A service that is busy, and says for how long, is left alone for so long.
+func TestBusy(t *testing.T) {
+	var asked atomic.Int64 // when, the first time
+	f := &fake{fault: func(w http.ResponseWriter, r *http.Request) bool {
+		now := time.Now().UnixMilli()
+		if !asked.CompareAndSwap(0, now) {
+			if d := now - asked.Load(); d < 900 {
+				t.Errorf("asked again after %d ms, want a second", d)
+			}
+			return false
+		}
+		w.Header().Set("Retry-After", "1")
+		answerAs(w, http.StatusServiceUnavailable, "ServerBusy")
+		return true
+	}}
+	b := backend.Retry(f.serve(t), func(n int) (time.Duration, bool) { return 0, n < 3 }, nil)
+	if err := b.Put(t.Context(), "packs/aa/x", []byte("x")); err != nil || f.requests.Load() != 2 {
+		t.Errorf("%d requests, %v", f.requests.Load(), err)
+	}
+}
+
 // Nobody answers there: nothing was done.
 func TestRefusedConnection(t *testing.T) {
 	srv := httptest.NewServer(http.NotFoundHandler())
