@@ -44,7 +44,7 @@ var exits = []struct {
 	{3, "stored data is damaged or missing", []error{chunk.ErrCorrupt, chunk.ErrMissing}},
 	{5, "wrong password or key, or one that may not do this", []error{repo.ErrKey, seal.ErrNoKey, repo.ErrRefused}},
 	{4, "no repository, snapshot or path of that name", []error{repo.ErrNoRepo, fs.ErrNotExist}},
-	{1, "anything else", []error{repo.ErrDead, backend.ErrUnfenced, backend.ErrNotDone, fs.ErrExist, fs.ErrPermission, errSilent}},
+	{1, "anything else", []error{repo.ErrDead, backend.ErrUnfenced, backend.ErrNotDone, backend.ErrUnclear, fs.ErrExist, fs.ErrPermission, errSilent}},
 }
 
 func exitCode(err error) int {
