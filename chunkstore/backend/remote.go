@@ -125,6 +125,7 @@ func Backoff(n int) (wait time.Duration, again bool) {
 //	ledger            says once more what counts by its own time
 //	parity            of a pack that is gone; prune removes it
 //	keys              no: a password that was removed would open again
+//	tmp               what Fenced has tried out and nobody looks at
 //
 // A Remove may be late as well, and destroys nothing else: names are used once.
 // Three may be used again, where what was there did not prove itself and was
@@ -132,5 +133,5 @@ func Backoff(n int) (wait time.Duration, again bool) {
 // and parity/<pack>, which the next prune makes once more.
 func PutAgain(name string) bool {
 	dir, _, _ := strings.Cut(name, "/")
-	return slices.Contains([]string{"config", "index", "intents", "snapshots", "forgotten", "condemned", "ledger", "parity", "marks", "writers"}, dir)
+	return slices.Contains([]string{"config", "index", "intents", "snapshots", "forgotten", "condemned", "ledger", "parity", "marks", "tmp", "writers"}, dir)
 }
