@@ -42,7 +42,9 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	if err != nil {
 		return nil, err
 	}
-	if in.Probe && !in.NoFencing {
+	if in.NoFencing {
+		b = backend.LookFirst(b)
+	} else if in.Probe {
 		if err := probe(ctx, b, opt.Random); err != nil {
 			return nil, err
 		}

@@ -53,7 +53,7 @@ chunkstore/chunk, chunkstore/seal, repo/tree, snapshotter/source, test/gen < ben
 
 # What only tests (and bench, for its trees) may have.
 chunkstore/backend                              < chunkstore/backend/backendtest;
-net/http                                        < chunkstore/backend/backendtest;
+net/http, os/exec, github.com/hanwen/go-fuse/v2 < chunkstore/backend/backendtest;
 
 # Third-party modules: each in one room, or in those where it is the plain
 # choice. Their reasons are in why.

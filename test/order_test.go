@@ -84,20 +84,23 @@ var chance = map[string][]string{
 // chances are where they are used, outside of cmd and bench: everybody else is
 // handed a clock and a source of randomness, so that tests repeat.
 var chances = map[string]string{
-	"chunkstore/backend/mem.go time":              "the default clock; tests set another",
-	"chunkstore/backend/local/put.go crypto/rand": "names of temporary files, which no format sees",
-	"fs/mount/server.go time":                     "times of the live directories, which belong to no snapshot",
-	"fs/mount/top.go time":                        "times of the live directories, which belong to no snapshot",
-	"fs/restore/worker.go crypto/rand":            "names of temporary links, which nothing sees when they are done",
-	"fs/restore/receipt.go time":                  "a receipt says when it was written",
-	"index/db.go crypto/rand":                     "the default source of segment names; repo hands its own down",
-	"repo/checkpacks.go math/rand/v2":             "which packs a sample reads, from the seed it is given",
-	"chunkstore/backend/remote.go math/rand/v2":   "pauses of different length",
-	"chunkstore/backend/web/busy.go time":         "how long a server asks to be left alone, minutes at most",
-	"chunkstore/backend/web/conn.go time":         "deadlines and rates of connections, over in seconds",
-	"test/gen/content.go math/rand/v2":            "seeded",
-	"test/gen/gen.go math/rand/v2":                "seeded",
-	"test/gen/mutate.go math/rand/v2":             "seeded",
+	"chunkstore/backend/mem.go time":                        "the default clock; tests set another",
+	"chunkstore/backend/local/put.go crypto/rand":           "names of temporary files, which no format sees",
+	"chunkstore/backend/local/sweep.go crypto/rand":         "bytes that only take space",
+	"chunkstore/backend/backendtest/folder.go time":         "how old a listing is, of a file system for tests",
+	"chunkstore/backend/backendtest/racers.go math/rand/v2": "when a process is killed; the seed is printed",
+	"fs/mount/server.go time":                               "times of the live directories, which belong to no snapshot",
+	"fs/mount/top.go time":                                  "times of the live directories, which belong to no snapshot",
+	"fs/restore/worker.go crypto/rand":                      "names of temporary links, which nothing sees when they are done",
+	"fs/restore/receipt.go time":                            "a receipt says when it was written",
+	"index/db.go crypto/rand":                               "the default source of segment names; repo hands its own down",
+	"repo/checkpacks.go math/rand/v2":                       "which packs a sample reads, from the seed it is given",
+	"chunkstore/backend/remote.go math/rand/v2":             "pauses of different length",
+	"chunkstore/backend/web/conn.go time":                   "deadlines and rates of connections, over in seconds",
+	"test/gen/content.go math/rand/v2":                      "seeded",
+	"test/gen/gen.go math/rand/v2":                          "seeded",
+	"test/gen/mutate.go math/rand/v2":                       "seeded",
+	"chunkstore/backend/web/busy.go time":                   "how long a server asks to be left alone, minutes at most",
 }
 
 func TestNobodyAsksTheClock(t *testing.T) {

@@ -43,8 +43,8 @@ type Backend interface {
 	// Remove deletes an object. A missing name is no error.
 	Remove(ctx context.Context, name string) error
 
-	// Lag is how long a change may stay unseen by List: zero for a local
-	// folder.
+	// Lag is how long a change may stay unseen by List: zero for a folder of
+	// this machine, more for one from the network.
 	Lag() time.Duration
 
 	// String names the place for messages, without secrets.

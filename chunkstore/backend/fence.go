@@ -95,17 +95,33 @@ func race(ctx context.Context, b Backend, name string) error {
 
 func tryingOut(err error) error { return fmt.Errorf("trying out create-if-absent: %w", err) }
 
+// PutOnce reports whether only one client ever puts that name, once, having drawn
+// it at random: those of packs and segments. Nobody races for it.
+func PutOnce(name string) bool {
+	return strings.HasPrefix(name, "packs/") || strings.HasPrefix(name, "index/")
+}
+
+// Careless is a Backend that looks first by itself, where it has nothing better.
+type Careless interface {
+	// Careless returns it so: what LookFirst says of its result is true of it.
+	Careless() Backend
+}
+
 // LookFirst returns b with Puts that look whether the name is there, for places
 // that are not Fenced. It keeps no promise: two that put a name at the same time
 // both succeed, the later one replaces what the other put, and so does a Put that
-// is late (see Late). Packs and segments, whose names are random, are put as they
-// are.
-func LookFirst(b Backend) Backend { return &looking{b} }
+// is late (see Late). What is PutOnce is put as it is.
+func LookFirst(b Backend) Backend {
+	if c, ok := b.(Careless); ok {
+		return c.Careless()
+	}
+	return &looking{b}
+}
 
 type looking struct{ Backend }
 
 func (l *looking) Put(ctx context.Context, name string, p []byte) error {
-	if !strings.HasPrefix(name, "packs/") && !strings.HasPrefix(name, "index/") {
+	if !PutOnce(name) {
 		switch _, err := l.Get(ctx, name, 0, 0); {
 		case err == nil:
 			return &fs.PathError{Op: "put", Path: name, Err: fs.ErrExist}

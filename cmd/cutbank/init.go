@@ -43,16 +43,19 @@ AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH (with AZURE_CLIENT_ID and
 AZURE_TENANT_ID), a Kubernetes workload's identity, and the machine's. A URL holds
 none of them.
 
-There init tries out whether of several clients that create one object only
-one is told that it did. Stores that ignore this (If-None-Match) are refused. With
---no-fencing they are taken all the same: then prune never declares a silent writer
-dead, but waits until it ends or "cutbank unlock" says that it is gone. Keys and
-settings are then to be changed from one place at a time: of two changes at once one
-may undo the other, and after two rotations what is stored may open to nobody.
+init tries out whether of several clients that create one object only one is told
+that it did. Stores that ignore this (If-None-Match), and file systems that can
+neither link files nor move directories, are refused. With --no-fencing they are
+taken all the same: then prune never declares a silent writer dead, but waits until
+it ends or "cutbank unlock" says that it is gone. Keys and settings are then to be
+changed from one place at a time: of two changes at once one may undo the other, and
+after two rotations what is stored may open to nobody.
 
 Where listings may show a change only some time after it was made, --listing-lag 2m
 says how long that takes: init, snapshot, forget and prune then wait for so long
-where they rely on a listing. No store that is known to keep to S3 needs it.
+where they rely on a listing. No store that is known to keep to S3 needs it. A folder
+may be on a file system of the network (NFS, SMB), mounted by all machines that use
+the repository: for those two minutes are taken by themselves.
 
 The average chunk size is fixed for the repository's life. 64KiB suits databases
 and mixed data; larger chunks cost less index and find less that is equal.
@@ -103,7 +106,7 @@ that.`,
 					return err
 				}
 			}
-			in := repo.InitOptions{FrameSize: int(frameSize), Parity: percent, Probe: isURL(a.repoPath), NoFencing: noFencing, ListingLag: lag}
+			in := repo.InitOptions{FrameSize: int(frameSize), Parity: percent, Probe: true, NoFencing: noFencing, ListingLag: lag}
 			ctx := c.Context()
 			if like != "" {
 				other, err := a.openLike(c, like)

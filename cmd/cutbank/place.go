@@ -48,12 +48,15 @@ func (a *app) backendAt(place string) (backend.Backend, error) {
 	if isURL(place) {
 		return a.remoteAt(place)
 	}
-	b, err := local.Open(place)
+	b, err := openFolder(place)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w; `cutbank init -r %s` makes one", place, repo.ErrNoRepo, place)
 	}
 	return b, err
 }
+
+// openFolder opens a folder. Tests have it say another listing lag.
+var openFolder = func(dir string) (backend.Backend, error) { return local.Open(dir) }
 
 // newBackendAt opens the place for a new repository. A folder is made, or must
 // be empty but for what an interrupted init left.

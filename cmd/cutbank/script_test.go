@@ -7,17 +7,35 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/backend/backendtest"
+	"github.com/cutbankfs/cutbank/chunkstore/backend/local"
 )
 
 func TestMain(m *testing.M) {
+	if lag, err := time.ParseDuration(os.Getenv("CUTBANK_TEST_LAG")); err == nil {
+		openFolder = func(dir string) (backend.Backend, error) {
+			f, err := local.Open(dir)
+			return lagging{f, lag}, err
+		}
+	}
 	testscript.Main(m, map[string]func(){"cutbank": main})
 }
+
+// lagging is a folder whose listings lag so long, and not as long as file systems
+// of its kind may.
+type lagging struct {
+	*local.Folder
+	lag time.Duration
+}
+
+func (l lagging) Lag() time.Duration { return l.lag }
 
 // required reports whether CUTBANK_REQUIRE says that a test must not be
 // skipped for want of what.
@@ -33,7 +51,7 @@ func required(what string) bool {
 func params(dir string) testscript.Params {
 	return testscript.Params{
 		Dir:  dir,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"s3server": serveS3},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"s3server": serveS3, "share": share},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir+"/.home")
 			env.Setenv("XDG_CACHE_HOME", "")
@@ -75,6 +93,28 @@ func serveS3(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("S3", "s3+"+srv.URL+"/bucket")
 	ts.Setenv("AWS_ACCESS_KEY_ID", "id")
 	ts.Setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+}
+
+// share mounts the first folder at each of the others, as so many machines would
+// have it from the network: "share nolink 300ms nas a b". With nolink there are no
+// hard links, and no renames that spare what is there; with bare no directory can
+// be moved, either. Each mount keeps what it saw for the time that is given.
+func share(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 4 {
+		ts.Fatalf("usage: share nolink|bare LAG FOLDER MOUNTPOINT...")
+	}
+	lag, err := time.ParseDuration(args[1])
+	ts.Check(err)
+	for _, mnt := range args[3:] {
+		faults := &backendtest.FolderFaults{Link: syscall.EOPNOTSUPP, RenameFlag: syscall.EINVAL, Lag: lag}
+		if args[0] == "bare" {
+			faults.RenameDir = syscall.EPERM
+		}
+		unmount, err := backendtest.ServeFolder(ts.MkAbs(args[2]), ts.MkAbs(mnt), faults)
+		ts.Check(err)
+		ts.Defer(func() { ts.Check(unmount()) })
+	}
+	ts.Setenv("CUTBANK_TEST_LAG", args[1])
 }
 
 // services are the scripts that need a server, and where it is: the test's variable,

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cutbankfs/cutbank/chunkstore/backend/backendtest"
 )
 
 // contents are what an object of that name holds in this test: of a length and
@@ -24,9 +26,20 @@ func contents(name string) []byte {
 	return p
 }
 
-// TestMain makes the test's binary a process that puts objects until it is
-// killed, when told so.
+// TestMain makes the test's binary a process that races for names, or puts
+// objects until it is killed, when told so.
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("CUTBANK_TEST_RACE"); dir != "" {
+		f, err := Open(dir)
+		if err == nil {
+			err = backendtest.Racer(f, os.Getenv("CUTBANK_TEST_RACER"), os.Stdout)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	dir := os.Getenv("CUTBANK_TEST_PUT_LOOP")
 	if dir == "" {
 		os.Exit(m.Run())

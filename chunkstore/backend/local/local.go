@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"os"
-	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,17 +19,13 @@ import (
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
 )
 
-// networkLag is how long network file systems may answer from a cache of their
-// own: NFS keeps attributes up to 60 s (acdirmax), SMB less.
-const networkLag = 120 * time.Second
-
 // Folder is a Backend in a folder.
 type Folder struct {
 	dir    string // absolute
-	lag    time.Duration
-	synced sync.Map                        // directories below dir whose entry is durable
-	noLink atomic.Bool                     // link(2) is refused here
-	link   func(old, newName string) error // os.Link but in tests
+	kind   kind
+	made   bool // a repository was here when it was opened
+	way    *ways
+	synced sync.Map // directories below dir whose entry is durable
 }
 
 var _ backend.Backend = (*Folder)(nil)
@@ -54,17 +48,31 @@ func Open(dir string) (*Folder, error) {
 	if err := unix.Statfs(abs, &st); err != nil {
 		return nil, &fs.PathError{Op: "statfs", Path: abs, Err: err}
 	}
-	f := &Folder{dir: abs, link: os.Link}
-	switch uint32(st.Type) {
-	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC:
-		f.lag = networkLag
+	var dev uint64
+	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
+		dev = sys.Dev
 	}
-	return f, nil
+	_, err = os.Lstat(filepath.Join(abs, "config"))
+	return &Folder{dir: abs, kind: kindOf(uint32(st.Type), dev), made: err == nil, way: &ways{link: os.Link, rename2: rename2, rename: os.Rename}}, nil
+}
+
+// here is an error where the repository that was opened is not there any more.
+// A file system that is not mounted leaves an empty folder: what is missing from
+// it is not known to be missing, and nothing may be put into it.
+func (f *Folder) here() error {
+	if !f.made {
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(f.dir, "config")); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: the repository that was here is gone: is its file system still mounted? %w", f.dir, syscall.ESTALE)
+	}
+	return nil
 }
 
 // Create makes the folder, with those above it where they are missing, and
-// opens it. A folder that exists must be empty, but for a lost+found and what
-// an interrupted Create or Put left; otherwise the error wraps fs.ErrExist.
+// opens it. A folder that exists must be empty, but for what file systems keep
+// there (lost+found, .snapshot), and what an interrupted Create or Put left;
+// otherwise the error wraps fs.ErrExist.
 func Create(dir string) (*Folder, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -78,7 +86,7 @@ func Create(dir string) (*Folder, error) {
 		return nil, err
 	}
 	for _, e := range entries {
-		if name := e.Name(); name != "lost+found" && name != tmpName {
+		if name := e.Name(); name != "lost+found" && name != tmpName && !foreign(name) {
 			return nil, fmt.Errorf("%s holds %q already: choose an empty folder: %w", abs, name, fs.ErrExist)
 		}
 	}
@@ -117,10 +125,26 @@ func syncDir(dir string) error {
 	return nil
 }
 
+// foreign reports whether some file system makes entries of that name by itself:
+// where files were removed that are open, and old states of the whole.
+func foreign(entry string) bool {
+	for _, mark := range []string{".nfs", ".fuse_hidden", ".cifs", ".smb", ".snapshot", ".zfs"} {
+		if strings.HasPrefix(entry, mark) {
+			return true
+		}
+	}
+	return false
+}
+
+// validName is backend.ValidName without the names that are not ours to give.
+func validName(name string) bool {
+	return backend.ValidName(name) && !slices.ContainsFunc(strings.Split(name, "/"), foreign)
+}
+
 // file returns where an object is, and validates its name: nothing that
-// ValidName accepts leads out of the folder.
+// validName accepts leads out of the folder.
 func (f *Folder) file(ctx context.Context, verb, name string) (string, error) {
-	if !backend.ValidName(name) {
+	if !validName(name) {
 		return "", backend.InvalidName(verb, name)
 	}
 	return filepath.Join(f.dir, filepath.FromSlash(name)), ctx.Err()
@@ -132,18 +156,41 @@ func (f *Folder) Get(ctx context.Context, name string, off, n int64) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	fd, err := os.Open(file)
-	if err != nil {
-		return nil, absent(err)
+	var p []byte
+	for try, wait := 1, 20*time.Millisecond; ; try, wait = try+1, 2*wait {
+		p, err = get(file, off, n)
+		if !f.passing(err) || try == passingTries {
+			break
+		}
+		if perr := pause(ctx, wait); perr != nil {
+			return nil, errors.Join(perr, err)
+		}
 	}
-	defer fd.Close()
-	info, err := fd.Stat()
+	if err = absent(err); errors.Is(err, fs.ErrNotExist) {
+		if herr := f.here(); herr != nil {
+			return nil, herr
+		}
+	}
+	return p, err
+}
+
+// passingTries is how often a file is opened that cannot be for a moment; about
+// two and a half seconds.
+const passingTries = 8
+
+// passing reports whether a file may be opened after all: NFS calls stale what
+// another machine has put anew or removed, and SMB servers call invalid a file
+// that is also open under another name, that of its draft.
+func (f *Folder) passing(err error) bool {
+	return errors.Is(err, syscall.ESTALE) || !f.kind.alone && errors.Is(err, syscall.EINVAL)
+}
+
+func get(file string, off, n int64) ([]byte, error) {
+	fd, info, err := openObject(file)
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, &fs.PathError{Op: "get", Path: file, Err: fs.ErrNotExist}
-	}
+	defer fd.Close()
 	if n, err = backend.Range(file, info.Size(), off, n); err != nil {
 		return nil, err
 	}
@@ -157,92 +204,27 @@ func (f *Folder) Get(ctx context.Context, name string, off, n int64) ([]byte, er
 	return p, nil
 }
 
-// absent makes fs.ErrNotExist of the error for a path that goes through a file.
-func absent(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) && pe.Err == syscall.ENOTDIR {
-		return &fs.PathError{Op: pe.Op, Path: pe.Path, Err: fs.ErrNotExist}
-	}
-	return err
-}
-
-// List implements backend.Backend. Files that can be no objects are passed
-// over.
-func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[backend.Info, error] {
-	return func(yield func(backend.Info, error) bool) {
-		if err := ctx.Err(); err != nil {
-			yield(backend.Info{}, err)
-			return
+// openObject opens what holds the bytes of the object at file: that, or the
+// content in the directory of that name.
+func openObject(file string) (*os.File, fs.FileInfo, error) {
+	for _, path := range []string{file, filepath.Join(file, contentName)} {
+		fd, err := os.Open(path)
+		if err != nil {
+			return nil, nil, err
 		}
-		dir, _ := path.Split(prefix)
-		if dir = strings.TrimSuffix(dir, "/"); dir != "" && !backend.ValidName(dir) {
-			return // no object's name starts so
+		info, err := fd.Stat()
+		if err == nil && info.Mode().IsRegular() {
+			return fd, info, nil
 		}
-		f.walk(ctx, dir, prefix, yield)
-	}
-}
-
-// walk yields what is below the directory, and returns whether to go on.
-func (f *Folder) walk(ctx context.Context, dir, prefix string, yield func(backend.Info, error) bool) bool {
-	fd, err := os.Open(filepath.Join(f.dir, filepath.FromSlash(dir)))
-	if errors.Is(absent(err), fs.ErrNotExist) && dir != "" {
-		return true
-	}
-	if err != nil {
-		yield(backend.Info{}, err)
-		return false
-	}
-	defer fd.Close()
-	for {
-		// Bit by bit: a directory of packs may be large.
-		entries, err := fd.ReadDir(1024)
-		for _, e := range entries {
-			name := path.Join(dir, e.Name())
-			if !backend.ValidName(name) || !related(name, prefix) {
-				continue
-			}
-			if !f.visit(ctx, name, e, prefix, yield) {
-				return false
-			}
+		fd.Close()
+		if err != nil {
+			return nil, nil, err
 		}
-		switch {
-		case err == io.EOF, errors.Is(absent(err), fs.ErrNotExist): // removed meanwhile
-			return true
-		case err != nil:
-			yield(backend.Info{}, err)
-			return false
+		if !info.IsDir() {
+			break
 		}
 	}
-}
-
-// related reports whether name starts with prefix, or may be a directory of
-// such names.
-func related(name, prefix string) bool {
-	return strings.HasPrefix(name, prefix) || strings.HasPrefix(prefix, name+"/")
-}
-
-func (f *Folder) visit(ctx context.Context, name string, e fs.DirEntry, prefix string, yield func(backend.Info, error) bool) bool {
-	if err := ctx.Err(); err != nil {
-		yield(backend.Info{}, err)
-		return false
-	}
-	info, err := e.Info()
-	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
-		// Somebody keeps a part of the repository elsewhere.
-		info, err = os.Stat(filepath.Join(f.dir, filepath.FromSlash(name)))
-	}
-	switch {
-	case errors.Is(absent(err), fs.ErrNotExist): // removed meanwhile
-		return true
-	case err != nil:
-		yield(backend.Info{}, err)
-		return false
-	case info.IsDir():
-		return f.walk(ctx, name, prefix, yield)
-	case info.Mode().IsRegular() && strings.HasPrefix(name, prefix):
-		return yield(backend.Info{Name: name, Size: info.Size(), ModTime: info.ModTime()}, nil)
-	}
-	return true
+	return nil, nil, &fs.PathError{Op: "get", Path: file, Err: fs.ErrNotExist}
 }
 
 // Remove implements backend.Backend. The removal is durable when it returns.
@@ -251,10 +233,19 @@ func (f *Folder) Remove(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	return patiently(ctx, func() error { return f.remove(file) })
+}
+
+func (f *Folder) remove(file string) error {
 	// Not os.Remove: that would take an empty directory, too.
-	err = unix.Unlink(file)
+	err := unix.Unlink(file)
+	if err == unix.EISDIR || err == unix.EPERM || err == unix.EACCES {
+		if info, serr := os.Lstat(file); serr == nil && info.IsDir() {
+			return f.removeDir(file)
+		}
+	}
 	if err == unix.ENOENT || err == unix.ENOTDIR {
-		return nil
+		return f.here()
 	}
 	if err != nil {
 		return &fs.PathError{Op: "remove", Path: file, Err: err}
@@ -262,9 +253,30 @@ func (f *Folder) Remove(ctx context.Context, name string) error {
 	return syncDir(filepath.Dir(file))
 }
 
-// Lag implements backend.Backend: zero, but 120 s where the folder is on NFS or
-// SMB.
-func (f *Folder) Lag() time.Duration { return f.lag }
+// removeDir removes an object that is a directory with its content in it. It is
+// gone with its content; an empty directory is nothing.
+func (f *Folder) removeDir(dir string) error {
+	content := filepath.Join(dir, contentName)
+	err := unix.Unlink(content)
+	if err == unix.ENOENT {
+		return nil // of the name begins that of others
+	}
+	if err != nil {
+		return &fs.PathError{Op: "remove", Path: content, Err: err}
+	}
+	if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
+		// Perhaps it was put again. The content that was removed must stay so.
+		if err := syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// Lag implements backend.Backend: zero, but 120 s where the folder is on a file
+// system of the network whose clients keep what they saw: NFS, SMB, and what a
+// FUSE program makes of anything but a disk of this machine.
+func (f *Folder) Lag() time.Duration { return f.kind.lag }
 
 // String implements backend.Backend: the folder's absolute path.
 func (f *Folder) String() string { return f.dir }

@@ -36,7 +36,7 @@ func TestFolderWithoutLinks(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.EPERM, syscall.EOPNOTSUPP, syscall.EMLINK, syscall.ENOSYS} {
 		f := create(t)
 		calls := 0
-		f.link = func(old, newName string) error {
+		f.way.link = func(old, newName string) error {
 			calls++
 			return &os.LinkError{Op: "link", Old: old, New: newName, Err: errno}
 		}
@@ -54,7 +54,7 @@ func TestFolderWithoutLinks(t *testing.T) {
 	}
 	backendtest.Run(t, func(t *testing.T) backend.Backend {
 		f := create(t)
-		f.noLink.Store(true)
+		f.way.noLink.Store(true)
 		return f
 	})
 }
@@ -62,7 +62,7 @@ func TestFolderWithoutLinks(t *testing.T) {
 // A link that was done though its answer says otherwise (NFS).
 func TestFolderLinkAnsweredTwice(t *testing.T) {
 	f := create(t)
-	f.link = func(old, newName string) error {
+	f.way.link = func(old, newName string) error {
 		if err := os.Link(old, newName); err != nil {
 			return err
 		}
@@ -118,7 +118,7 @@ func TestCreate(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "lost+found"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.write([]byte("left behind")); err != nil {
+	if _, _, err := f.write([]byte("left behind")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Create(dir); err != nil {
@@ -182,7 +182,7 @@ func TestFiles(t *testing.T) {
 func TestDirectoryVanishes(t *testing.T) {
 	f := create(t)
 	for i := range 3 {
-		f.noLink.Store(i == 2)
+		f.way.noLink.Store(i == 2)
 		if err := f.Put(t.Context(), "packs/ab/x", []byte("x")); err != nil {
 			t.Fatal(err)
 		}
