@@ -81,9 +81,17 @@ func (p *pruner) plan(ctx context.Context) error {
 	if err := pl.sync(ctx); err != nil {
 		return err
 	}
-	for range lookAgain {
+	for n := range lookAgain {
 		p.live, p.marked = newLiveSet(), map[ID]struct{}{}
-		if err := pl.weighAll(ctx); err != nil {
+		err := pl.weighAll(ctx)
+		if _, _, homeless := p.live.count(); n == 0 && p.r.b.Lag() > 0 && (homeless > 0 || errors.Is(err, chunk.ErrMissing)) {
+			// A listing may show a snapshot, and others not yet what it needs.
+			if err := pl.catchUp(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		if _, _, homeless := p.live.count(); homeless == 0 {
@@ -98,6 +106,22 @@ func (p *pruner) plan(ctx context.Context) error {
 
 // lookAgain is how often a plan is made before chunks are said to be lost.
 const lookAgain = 4
+
+// catchUp lists the packs and segments as they are now, where listings lag.
+func (pl *planner) catchUp(ctx context.Context) (err error) {
+	if err := pl.r.wait(ctx, pl.r.b.Lag()); err != nil {
+		return err
+	}
+	if pl.packs, err = pl.r.listPacks(ctx); err != nil {
+		return err
+	}
+	pl.see.packs = pl.packs
+	pl.res.Total = PackSums{}
+	for _, info := range pl.packs {
+		pl.res.Total.add(info.Size)
+	}
+	return pl.sync(ctx)
+}
 
 // sync makes the index complete. Where segments are damaged, what they listed
 // is published again: only what is listed counts as a place of a chunk.
