@@ -37,6 +37,11 @@ type lagging struct {
 
 func (l lagging) Lag() time.Duration { return l.lag }
 
+func (l lagging) Careless() backend.Backend {
+	l.Folder.Careless()
+	return l
+}
+
 // required reports whether CUTBANK_REQUIRE says that a test must not be
 // skipped for want of what.
 func required(what string) bool {
