@@ -84,7 +84,7 @@ func (p *pruner) plan(ctx context.Context) error {
 	for n := range lookAgain {
 		p.live, p.marked = newLiveSet(), map[ID]struct{}{}
 		err := pl.weighAll(ctx)
-		if _, _, homeless := p.live.count(); n == 0 && p.r.b.Lag() > 0 && (homeless > 0 || errors.Is(err, chunk.ErrMissing)) {
+		if _, _, homeless := p.live.count(); n == 0 && p.r.lag() > 0 && (homeless > 0 || errors.Is(err, chunk.ErrMissing)) {
 			// A listing may show a snapshot, and others not yet what it needs.
 			if err := pl.catchUp(ctx); err != nil {
 				return err
@@ -109,7 +109,7 @@ const lookAgain = 4
 
 // catchUp lists the packs and segments as they are now, where listings lag.
 func (pl *planner) catchUp(ctx context.Context) (err error) {
-	if err := pl.r.wait(ctx, pl.r.b.Lag()); err != nil {
+	if err := pl.r.wait(ctx, pl.r.lag()); err != nil {
 		return err
 	}
 	if pl.packs, err = pl.r.listPacks(ctx); err != nil {

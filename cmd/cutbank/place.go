@@ -64,14 +64,13 @@ func (a *app) newBackendAt(place string) (backend.Backend, error) {
 	if place == "" || isURL(place) {
 		return a.backendAt(place)
 	}
-	b, err := local.Create(place)
-	if errors.Is(err, fs.ErrExist) {
+	if _, err := local.Create(place); err != nil {
 		// A repository, or what an interrupted init left of one: Init tells.
-		if _, serr := os.Stat(filepath.Join(place, "keys")); serr == nil {
-			return a.backendAt(place)
+		if _, serr := os.Stat(filepath.Join(place, "keys")); !errors.Is(err, fs.ErrExist) || serr != nil {
+			return nil, err
 		}
 	}
-	return b, err
+	return a.backendAt(place)
 }
 
 // remoteAt opens a place in the network. What fails for a reason that may pass

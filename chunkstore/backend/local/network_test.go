@@ -69,7 +69,11 @@ var lacking = map[string]backendtest.FolderFaults{
 
 // The contract, where link(2) is refused or answers what is not so.
 func TestFolderContractByFUSE(t *testing.T) {
-	for _, name := range []string{"NoFlags", "RenameAnswers", "LinkAnswers"} {
+	all := []string{"NoFlags", "RenameAnswers", "LinkAnswers"}
+	if testing.Short() {
+		all = all[:1] // the race detector makes much of it
+	}
+	for _, name := range all {
 		t.Run(name, func(t *testing.T) {
 			backendtest.Run(t, func(t *testing.T) backend.Backend {
 				faults := lacking[name]
