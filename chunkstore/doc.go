@@ -17,4 +17,15 @@
 // Reading: Get decodes a whole frame once, however many ask for it, and keeps
 // it in a cache bounded in bytes. A chunk is proven against its ID once per
 // decoded frame.
+//
+// Reading across a network (backend.Transfers of more than one), where a request
+// costs as much time as megabytes do: a frame that is read by itself is one request;
+// who reads on in a pack is fetched ahead of in pieces that grow to 4 MiB; what
+// Prefetch was told of is fetched with one request for neighbours up to 512 KiB
+// apart, several at once; and a pack with pages comes as a whole, soon. What was
+// fetched so stays sealed in memory, within Options.AheadBytes (48 MiB) for
+// all readers together, what is under way included, beside one frame for each
+// reader. Options.Disk keeps frames that opened on the local disk; one that does not
+// open there any more is fetched again. A local folder is read as ever, a frame
+// with one call.
 package chunkstore

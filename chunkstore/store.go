@@ -14,6 +14,7 @@ import (
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/chunkstore/diskcache"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
@@ -25,7 +26,13 @@ type Options struct {
 	Level      seal.Level // how hard to compress
 	CacheBytes int64      // decoded frames kept; 64 MiB
 	Parity     float64    // per cent of each pack to put beside it as parity; none
+	AheadBytes int64      // stored frames fetched ahead and kept, across a network only; 48 MiB
 	Random     io.Reader  // required to write
+
+	// Disk keeps stored frames; nil: none are kept. It is used across a network
+	// only. With DiskPages it is given those of trees alone.
+	Disk      *diskcache.Cache
+	DiskPages bool
 
 	// Lag is how long listings may be out of date: what seems to be missing is
 	// looked for again after that.
@@ -54,6 +61,7 @@ type Store struct {
 
 	waited   atomic.Bool   // in vain, for listings, and nothing new came since
 	prefetch chan struct{} // one token for each decode ahead under way
+	fetch    *fetcher      // nil: the backend is near
 }
 
 // New returns the Store of a repository.
@@ -67,8 +75,15 @@ func New(b backend.Backend, k *seal.Keys, ix Index, opt Options) *Store {
 	if opt.CacheBytes == 0 {
 		opt.CacheBytes = defaultCache
 	}
-	return &Store{b: b, k: k, ix: ix, opt: opt, cache: newFrameCache(opt.CacheBytes),
+	if opt.AheadBytes == 0 {
+		opt.AheadBytes = defaultAhead
+	}
+	s := &Store{b: b, k: k, ix: ix, opt: opt, cache: newFrameCache(opt.CacheBytes),
 		packKeys: map[pack.Name]packKey{}, prefetch: make(chan struct{}, 2*runtime.GOMAXPROCS(0))}
+	if backend.Transfers(b) > 1 {
+		s.fetch = newFetcher(b, opt.AheadBytes)
+	}
+	return s
 }
 
 // PackSize returns at how many bytes a pack of that kind is full.
@@ -182,21 +197,22 @@ func (s *Store) read(ctx context.Context, id chunk.ID, loc pack.Location, h *chu
 }
 
 func (s *Store) decode(ctx context.Context, loc pack.Location) (*frame, error) {
-	key, err := s.frameKey(loc.Pack)
+	key, info, err := s.frameKey(loc.Pack)
 	if err != nil {
 		return nil, err
 	}
 	if loc.Plain > seal.MaxFrame || loc.Stored > seal.MaxFrame+seal.FrameOverhead {
 		return nil, fmt.Errorf("pack %s, frame %d: impossible size: %w", loc.Pack, loc.Frame, chunk.ErrCorrupt)
 	}
-	stored, err := s.b.Get(ctx, loc.Pack.Object(), int64(loc.Off), int64(loc.Stored))
+	var plain []byte
+	if s.fetch != nil {
+		plain, err = s.openFar(ctx, key, info, loc)
+	} else {
+		plain, err = s.openNear(ctx, key, loc)
+	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, fmt.Errorf("pack %s is cut short: %w", loc.Pack, chunk.ErrCorrupt)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("pack %s: %w", loc.Pack, err)
-	}
-	plain, err := key.Open(make([]byte, 0, loc.Plain), loc.Frame, stored)
 	if err != nil {
 		return nil, fmt.Errorf("pack %s: %w", loc.Pack, err)
 	}
@@ -205,6 +221,15 @@ func (s *Store) decode(ctx context.Context, loc pack.Location) (*frame, error) {
 		return nil, fmt.Errorf("pack %s, frame %d: %w", loc.Pack, loc.Frame, err)
 	}
 	return f, nil
+}
+
+// openNear gets and opens a frame with one request.
+func (s *Store) openNear(ctx context.Context, key *seal.FrameKey, loc pack.Location) ([]byte, error) {
+	stored, err := s.b.Get(ctx, loc.Pack.Object(), int64(loc.Off), int64(loc.Stored))
+	if err != nil {
+		return nil, err
+	}
+	return key.Open(make([]byte, 0, loc.Plain), loc.Frame, stored)
 }
 
 // maxPackKeys bounds the unwrapped keys kept: unwrapping one costs 0.1 ms.
@@ -217,23 +242,23 @@ type packKey struct {
 	key     *seal.FrameKey
 }
 
-func (s *Store) frameKey(name pack.Name) (*seal.FrameKey, error) {
+func (s *Store) frameKey(name pack.Name) (*seal.FrameKey, PackInfo, error) {
 	info, ok, err := s.ix.Pack(name)
 	if err != nil {
-		return nil, err
+		return nil, info, err
 	}
 	if !ok {
-		return nil, fmt.Errorf("pack %s is not in the index: %w", name, chunk.ErrMissing)
+		return nil, info, fmt.Errorf("pack %s is not in the index: %w", name, chunk.ErrMissing)
 	}
 	s.mu.RLock()
 	known := s.packKeys[name]
 	s.mu.RUnlock()
 	if known.key != nil && bytes.Equal(known.wrapped, info.Wrapped) {
-		return known.key, nil
+		return known.key, info, nil
 	}
 	key, err := pack.FrameKey(s.k, name, info.Epoch, info.Wrapped)
 	if err != nil {
-		return nil, err
+		return nil, info, err
 	}
 	s.mu.Lock()
 	if len(s.packKeys) >= maxPackKeys {
@@ -241,36 +266,7 @@ func (s *Store) frameKey(name pack.Name) (*seal.FrameKey, error) {
 	}
 	s.packKeys[name] = packKey{info.Wrapped, key}
 	s.mu.Unlock()
-	return key, nil
-}
-
-// Prefetch hints that these data chunks will be wanted soon, in this order.
-// Their frames are decoded in the background as far as cores are free; what
-// fails will fail again for who really asks. It never waits.
-func (s *Store) Prefetch(ids []chunk.ID) {
-	var room [4]pack.Location
-	var last frameID
-	for _, id := range ids {
-		locs, err := s.ix.Lookup(id, room[:0])
-		if err != nil || len(locs) == 0 {
-			continue
-		}
-		fid := frameID{locs[0].Pack, locs[0].Frame}
-		if fid == last || s.cache.has(fid) {
-			continue
-		}
-		last = fid
-		select {
-		case s.prefetch <- struct{}{}:
-		default:
-			return
-		}
-		go func(loc pack.Location) {
-			defer func() { <-s.prefetch }()
-			ctx := context.Background()
-			_, _ = s.cache.get(ctx, fid, func() (*frame, error) { return s.decode(ctx, loc) })
-		}(locs[0])
-	}
+	return key, info, nil
 }
 
 // CacheStats returns hits, misses and the bytes held by the cache of decoded
