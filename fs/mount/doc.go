@@ -25,7 +25,8 @@
 // cached for ever, and Open, OpenDir and Flush are answered with ENOSYS, after
 // which the kernel sends them no more. What remains is LOOKUP, READDIRPLUS and
 // READ, each once. Contents of small files are pushed into the page cache
-// ahead of who reads a directory in order (push.go).
+// ahead of who reads a directory in order (push.go); where the snapshots are far
+// away, only once two were read in order.
 //
 // # Identity
 //

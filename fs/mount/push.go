@@ -56,6 +56,8 @@ type pushDir struct {
 	misses  int
 	missed  int64 // the index of the last miss
 	pause   int
+	waits   bool         // Options.Far: one file was READ, and no other in order
+	first   int64        // its index
 	last    atomic.Int64 // the highest index that was asked for since the run began
 }
 
@@ -100,6 +102,9 @@ func (p *pusher) reading(k known) {
 		d.pause--
 		return
 	}
+	if p.srv.opt.Far && !d.follows(k.index) {
+		return
+	}
 	r := pushRun{dir: k.dir, state: d, from: k.index + 1, until: math.MaxInt64, hi: math.MaxInt64}
 	switch {
 	case d.files == 0: // the first READ here
@@ -140,6 +145,20 @@ func (p *pusher) reading(k known) {
 		d.running = true
 	default:
 	}
+}
+
+// follows reports whether a READ goes on where others were. Of the others it
+// remembers the last, for the next to follow.
+func (d *pushDir) follows(index int64) bool {
+	if d.files > 0 && index >= d.lo && index-d.hi < nearby {
+		return true
+	}
+	if d.waits && index > d.first && index-d.first < nearby {
+		d.waits, d.files = false, 0
+		return true
+	}
+	d.waits, d.first, d.files = true, index, 0
+	return false
 }
 
 func (d *pushDir) restart(index int64) {

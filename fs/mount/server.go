@@ -36,6 +36,11 @@ type Options struct {
 	// those who read small files in order, 0 for 8 MiB, negative for none.
 	PushBytes int64
 
+	// Far says that reading from the snapshots takes long and costs something: then
+	// contents are pushed only ahead of who has read two files in order, so that
+	// reading one file reads nothing else.
+	Far bool
+
 	// Logf takes messages about damage, refused snapshots and trouble with
 	// the kernel, one line each, without a newline. It may be called by many
 	// goroutines at once. nil drops them.

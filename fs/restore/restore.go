@@ -86,6 +86,9 @@ type Options struct {
 	// Prefetch, if not nil, is told which chunks will be read soon. It must
 	// not keep the slice, and should return at once.
 	Prefetch func(ctx context.Context, ids []chunk.ID)
+	// Ahead is how many bytes Prefetch is worth to be told ahead of reading, where
+	// each request to the snapshot takes long; 0: a few megabytes of each file.
+	Ahead int64
 
 	Workers  int // files restored at once; 0: GOMAXPROCS
 	Observer Observer
@@ -169,6 +172,7 @@ type run struct {
 	claims   map[inode]linkKey
 
 	groups    map[linkKey]*group // the walker's alone
+	ahead     lookahead          // likewise
 	held      []*dir             // likewise
 	mayRemove int64              // entries that Delete may still remove; guarded by mu
 }
@@ -288,6 +292,7 @@ func (r *run) restore(ctx context.Context, items []Item) {
 		}
 		r.item(ctx, it)
 	}
+	r.flush(ctx)
 	close(r.jobs)
 	wg.Wait()
 	for _, d := range r.held {

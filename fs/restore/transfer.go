@@ -13,7 +13,7 @@ import (
 const (
 	blockSize = 1 << 20  // contents are read, compared and written this much at a time,
 	maxBlock  = 16 << 20 // or a whole chunk, up to this: it cannot be compared in parts
-	window    = 4 << 20  // how far ahead of reading Prefetch is told
+	window    = 4 << 20  // how far ahead of reading Prefetch is told at least
 	pageSize  = 4096     // the smallest run of zeros worth a hole
 )
 
@@ -86,7 +86,7 @@ func (t *transfer) add(e tree.Extent) error {
 			t.ids = append(t.ids, e.ID)
 		}
 	}
-	if t.nextLen < window && len(t.next) < 4096 {
+	if t.nextLen < t.w.r.window() && len(t.next) < 4096 {
 		return nil
 	}
 	t.prefetch()

@@ -347,9 +347,5 @@ func (r *run) enqueue(ctx context.Context, d *dir, name string, n tree.Node, exi
 		_, j.adopt = slices.BinarySearch(d.temps, tempFor(n.Attr()))
 	}
 	d.refs.Add(1)
-	select {
-	case r.jobs <- j:
-	case <-ctx.Done():
-		r.release(d)
-	}
+	r.send(ctx, j)
 }

@@ -18,6 +18,12 @@ type Chunks interface {
 	Prefetch(ids []chunk.ID)
 }
 
+// Distant is what Chunks may be besides: far away, so that Prefetch is worth so many
+// bytes in front of who reads in order, and not a few megabytes; 0: it is not so.
+type Distant interface {
+	Ahead() int64
+}
+
 // page is a decoded page with running sums: starts[i] and items[i] count what
 // comes before item i.
 type page struct {
@@ -67,7 +73,8 @@ func newPage(p *tree.Page) (*page, error) {
 // Cache keeps decoded pages, least recently used ones go first. It is safe for
 // concurrent use.
 type Cache struct {
-	c Chunks
+	c     Chunks
+	ahead int64 // of Distant
 
 	mu   sync.Mutex
 	cost int // of all pages kept
@@ -86,7 +93,11 @@ const costLimit = 48 << 10
 
 // NewCache returns a Cache over c.
 func NewCache(c Chunks) *Cache {
-	return &Cache{c: c, byID: map[chunk.ID]*list.Element{}, lru: list.New()}
+	ahead := int64(0)
+	if d, ok := c.(Distant); ok {
+		ahead = d.Ahead()
+	}
+	return &Cache{c: c, ahead: ahead, byID: map[chunk.ID]*list.Element{}, lru: list.New()}
 }
 
 // below returns the page that a reference promises.

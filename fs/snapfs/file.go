@@ -12,8 +12,19 @@ import (
 	"github.com/cutbankfs/cutbank/repo/tree"
 )
 
-// readAhead is how far in front of a sequential reader chunks are decoded.
+// readAhead is how far in front of a sequential reader chunks are decoded, and how
+// far apart reads may lie that count as sequential.
 const readAhead = 4 << 20
+
+// window is how far in front of a reader who has read run bytes in order chunks are
+// asked for. Where Chunks are far away that grows with what was read: who looks
+// at a file's beginning shall not pay for more.
+func (c *Cache) window(run int64) int64 {
+	if c.ahead <= readAhead {
+		return readAhead
+	}
+	return min(2*run, c.ahead)
+}
 
 func (n *node) Extents(ctx context.Context, off int64) iter.Seq2[tree.Extent, error] {
 	return func(yield func(tree.Extent, error) bool) {
@@ -135,20 +146,24 @@ func (n *node) fill(ctx context.Context, dst []byte, x tree.Extent, from int64) 
 func (n *node) prefetch(ctx context.Context, off, done int64) {
 	end := off + done
 	last := n.next.Swap(end)
-	if end >= n.e.Size || off != 0 && (off < last-readAhead/2 || off > last+readAhead/2) {
+	if off == 0 || off < last-readAhead/2 || off > last+readAhead/2 {
+		n.begun.Store(off)
+	}
+	if end >= n.e.Size || off != 0 && n.begun.Load() == off {
 		return
 	}
+	window := n.s.c.window(end - n.begun.Load())
 	ahead := n.ahead.Load()
-	if ahead-end > readAhead/2 && ahead-end <= readAhead || !n.ahead.CompareAndSwap(ahead, end+readAhead) {
+	if ahead-end > window/2 && ahead-end <= max(window, readAhead) || !n.ahead.CompareAndSwap(ahead, end+window) {
 		return
 	}
 	from := end
-	if ahead > end && ahead < end+readAhead {
+	if ahead > end && ahead < end+window {
 		from = ahead
 	}
 	var ids []chunk.ID
 	for x, err := range n.Extents(ctx, from) {
-		if err != nil || x.Off >= end+readAhead {
+		if err != nil || x.Off >= end+window {
 			break
 		}
 		if x.Kind == tree.Data {

@@ -31,6 +31,7 @@ type node struct {
 	index  int64 // among the parent's entries
 
 	next  atomic.Int64 // where a sequential reader would go on
+	begun atomic.Int64 // where it began to read in order
 	ahead atomic.Int64 // up to where chunks were asked for in advance
 }
 
