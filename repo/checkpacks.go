@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 )
@@ -55,7 +56,7 @@ func (c *checker) checkPacks(ctx context.Context) error {
 	q := c.choose(names)
 	c.p.PacksTotal.Store(uint64(len(q.packs)))
 	var wg sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), maxReaders) {
+	for range min(max(runtime.GOMAXPROCS(0), backend.Transfers(c.r.b)), maxReaders) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
@@ -99,11 +100,28 @@ type prover struct {
 	t     *pack.Trailer  // nil: cannot be read
 	key   *seal.FrameKey // nil: these keys do not open the frames
 	plain []byte
+	head  []byte // the pack's first bytes, as far as they were read
 	st    packState
 	first error // what is wrong with a frame
 }
 
+// get reads a part of the pack. Its header is read with the first piece, and a
+// small pack all at once: each request to a place in the network takes long.
 func (p *prover) get(off, n int64) ([]byte, error) {
+	if p.head == nil && (off == 0 || p.size <= pieceSize) && backend.Transfers(p.c.r.b) > 1 {
+		head, err := p.read(0, min(p.size, pieceSize))
+		if err != nil {
+			return nil, err
+		}
+		p.head = head
+	}
+	if n >= 0 && off+n <= int64(len(p.head)) {
+		return bytes.Clone(p.head[off : off+n]), nil // what opens a frame overwrites it
+	}
+	return p.read(off, n)
+}
+
+func (p *prover) read(off, n int64) ([]byte, error) {
 	b, err := p.c.r.b.Get(p.ctx, p.name.Object(), off, n)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, fmt.Errorf("%s is cut short: %w", p.name.Object(), chunk.ErrCorrupt)
@@ -154,6 +172,9 @@ func (p *prover) readAll() error {
 			return err
 		}
 		p.digest(b, pos)
+		if end >= int64(len(p.head)) {
+			p.head = []byte{} // done with
+		}
 		p.c.p.Bytes.Add(uint64(len(b)))
 		p.st.read += uint64(len(b))
 		for ; next < upTo; next++ {

@@ -168,8 +168,10 @@ func (r *Repo) use(ctx context.Context, u *unlocked) {
 	if u.writes {
 		return
 	}
-	if err := r.readGrants(ctx); err != nil {
-		r.opt.Logf("keys/: %v", err)
+	if earlyIn(ctx) == nil || r.lacking() != 0 { // else it is not worth a round trip
+		if err := r.readGrants(ctx); err != nil {
+			r.opt.Logf("keys/: %v", err)
+		}
 	}
 	r.k.OnUnknownEpoch(r.findEpoch)
 }

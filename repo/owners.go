@@ -18,7 +18,7 @@ var errNotOwners = fmt.Errorf("not signed by the owner: %w", chunk.ErrCorrupt)
 // ownersObject is object for what only the owner may say. Nobody else's is
 // unpacked.
 func (r *Repo) ownersObject(ctx context.Context, name string, kind seal.Kind) (*seal.Object, error) {
-	p, err := r.b.Get(ctx, name, 0, -1)
+	p, err := r.from(ctx).Get(ctx, name, 0, -1)
 	if err != nil {
 		return nil, err
 	}

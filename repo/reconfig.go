@@ -36,7 +36,7 @@ func (r *Repo) readConfig(ctx context.Context) error {
 // the storage could have put it there.
 func (r *Repo) newestConfig(ctx context.Context) (cfg Config, n int, err error) {
 	var ns []int
-	for info, err := range r.b.List(ctx, "config/") {
+	for info, err := range r.from(ctx).List(ctx, "config/") {
 		if err != nil {
 			return cfg, 0, err
 		}
@@ -50,7 +50,7 @@ func (r *Repo) newestConfig(ctx context.Context) (cfg Config, n int, err error) 
 	slices.Sort(ns)
 	var first error
 	for _, n := range slices.Backward(ns) {
-		p, err := r.b.Get(ctx, configName(n), 0, -1)
+		p, err := r.from(ctx).Get(ctx, configName(n), 0, -1)
 		if err != nil { // an older one must not be taken because of a bad line
 			return cfg, 0, err
 		}

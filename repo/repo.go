@@ -33,6 +33,8 @@ type Options struct {
 	CacheDir   string        // for local state; empty: none is kept
 	CacheLimit int64         // bytes of local state; 0: no limit
 	FrameCache int64         // bytes of decoded frames; 0: 64 MiB
+	DiskCache  int64         // bytes of stored frames below CacheDir, if the backend is across a network; 0: none are kept
+	DiskPages  bool          // keep only those of trees there
 	Level      seal.Level    // compression of new frames
 	Heartbeat  time.Duration // of a session; 0: five minutes
 	Random     io.Reader
@@ -70,10 +72,16 @@ type Repo struct {
 // or another repository's credential ErrKey, a newer format ErrFormat, damage
 // chunk.ErrCorrupt.
 func Open(ctx context.Context, b backend.Backend, opt Options) (*Repo, error) {
+	ctx, e := withEarly(ctx, b)
+	src := b
+	if e != nil {
+		e.opening()
+		src = e
+	}
 	if opt.Credential != nil {
 		return openWith(ctx, b, opt)
 	}
-	keys, err := newUnlocker(ctx, b, opt.Password, opt.NoOpenKeys)
+	keys, err := newUnlocker(ctx, src, opt.Password, opt.NoOpenKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -126,12 +134,15 @@ func open(ctx context.Context, b backend.Backend, k *seal.Keys, key ID, opt Opti
 	}
 	r.ix = ix
 	r.store = chunkstore.New(b, k, ix, chunkstore.Options{FrameSize: r.cfg.FrameSize, PackSize: r.cfg.PackSize, Level: opt.Level, CacheBytes: opt.FrameCache,
-		Parity: r.cfg.ParityPercent(), Random: opt.Random, Lag: r.lag()})
+		Parity: r.cfg.ParityPercent(), Random: opt.Random, Lag: r.lag(), Disk: r.diskCache(), DiskPages: opt.DiskPages})
 	return r, nil
 }
 
 // Close gives local state free. The repository itself needs no closing.
-func (r *Repo) Close() error { return r.ix.Close() }
+func (r *Repo) Close() error {
+	r.store.Close()
+	return r.ix.Close()
+}
 
 // Config returns what all writers agree on.
 func (r *Repo) Config() Config { return r.cfg }
@@ -210,7 +221,7 @@ func (r *Repo) newID() (ID, error) { return newID(r.opt.Random) }
 // names lists the last parts of the objects below prefix.
 func (r *Repo) names(ctx context.Context, prefix string) (map[string]backend.Info, error) {
 	m := map[string]backend.Info{}
-	for info, err := range r.b.List(ctx, prefix) {
+	for info, err := range r.from(ctx).List(ctx, prefix) {
 		if err != nil {
 			return nil, err
 		}
@@ -229,6 +240,7 @@ func (r *Repo) Snapshots(ctx context.Context) ([]*Snapshot, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	ctx, _ = withEarly(ctx, r.b)
 	snaps, damage, err := r.liveRecords(ctx)
 	if err != nil {
 		return nil, err
@@ -244,6 +256,9 @@ func (r *Repo) liveRecords(ctx context.Context) (snaps []*Snapshot, damage, err 
 	infos, err := r.names(ctx, "snapshots/")
 	if err != nil {
 		return nil, nil, err
+	}
+	if e := earlyIn(ctx); e != nil {
+		r.listing(e, infos)
 	}
 	if err := r.readWriters(ctx); err != nil {
 		return nil, nil, err
@@ -333,7 +348,7 @@ func (r *Repo) record(ctx context.Context, id ID) (*Snapshot, error) {
 		}
 		return s, nil
 	}
-	p, err := r.b.Get(ctx, name, 0, -1)
+	p, err := r.from(ctx).Get(ctx, name, 0, -1)
 	if err != nil {
 		return nil, err
 	}

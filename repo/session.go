@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"sync"
 	"syscall"
@@ -189,10 +190,7 @@ func unproven(err error) bool {
 // of the damage, and all that can be known is known.
 func (r *Repo) Sync(ctx context.Context) error {
 	// A writer that is new signs segments that did not prove themselves before.
-	if err := r.readWriters(ctx); err != nil {
-		return err
-	}
-	_, err := r.ix.Sync(ctx)
+	err := r.syncBeside(ctx)
 	if err == nil || !unproven(err) {
 		return err
 	}
@@ -209,6 +207,33 @@ func (r *Repo) Sync(ctx context.Context) error {
 		return lerr
 	}
 	return err
+}
+
+// syncBeside reads writers, and then what the index does not know. Across a network
+// both at once: as a rule no writer is new, and else the index is asked again.
+func (r *Repo) syncBeside(ctx context.Context) error {
+	sync := func() error {
+		_, err := r.ix.Sync(ctx)
+		return err
+	}
+	if backend.Transfers(r.b) <= 1 {
+		if err := r.readWriters(ctx); err != nil {
+			return err
+		}
+		return sync()
+	}
+	before := r.writerNames()
+	synced := make(chan error, 1)
+	go func() { synced <- sync() }()
+	err := r.readWriters(ctx)
+	first := <-synced
+	if err != nil {
+		return err
+	}
+	if maps.Equal(before, r.writerNames()) {
+		return first
+	}
+	return sync()
 }
 
 // heartbeat tells the pruners that this writer lives.

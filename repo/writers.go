@@ -92,6 +92,17 @@ func (r *Repo) readWriters(ctx context.Context) error {
 	return nil
 }
 
+// writerNames returns the names of the writers' objects that were read.
+func (r *Repo) writerNames() map[string]struct{} {
+	r.writersMu.RLock()
+	defer r.writersMu.RUnlock()
+	names := make(map[string]struct{}, len(r.writerObjects))
+	for name := range r.writerObjects {
+		names[name] = struct{}{}
+	}
+	return names
+}
+
 // writer reads one object. The caller holds r.writersMu.
 func (r *Repo) writer(ctx context.Context, name, id string) (w Writer, err error) {
 	if w, ok := r.writerObjects[name]; ok {
