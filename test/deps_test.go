@@ -31,10 +31,10 @@ chunkstore/chunk, chunkstore/seal               < chunkstore/pack;
 chunkstore/backend                              < chunkstore/backend/local, chunkstore/backend/web, chunkstore/backend/s3, chunkstore/backend/azure;
 chunkstore/backend/web                          < chunkstore/backend/s3, chunkstore/backend/azure;
 chunkstore/chunk, chunkstore/seal, chunkstore/pack < chunkstore/parity;
-chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/parity, chunkstore/backend < chunkstore;
+chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/parity, chunkstore/backend, chunkstore/diskcache < chunkstore;
 chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend < index;
 chunkstore/chunk                                < repo/tree;
-chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/parity, chunkstore/backend, index, repo/tree < repo;
+chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/parity, chunkstore/backend, chunkstore/diskcache, index, repo/tree < repo;
 
 # The way in. It never imports the way out.
 repo/tree                                       < snapshotter/source;
@@ -70,7 +70,7 @@ github.com/Azure/azure-sdk-for-go/sdk/azcore, github.com/Azure/azure-sdk-for-go/
 github.com/Azure/azure-sdk-for-go/sdk/storage/azblob < chunkstore/backend/azure;
 github.com/bmatcuk/doublestar/v4                < fs/restore, cmd/cutbank;
 github.com/spf13/cobra, github.com/schollz/progressbar/v3, github.com/go-git/go-git/v5, golang.org/x/term < cmd/cutbank;
-golang.org/x/sys < chunkstore/backend/local, index, snapshotter/source, fs/mount, fs/restore, cmd/cutbank, test/gen, bench/...;
+golang.org/x/sys < chunkstore/backend/local, chunkstore/diskcache, index, snapshotter/source, fs/mount, fs/restore, cmd/cutbank, test/gen, bench/...;
 
 # The standard library, where it reaches out of the process.
 os/exec                                         < fs/mount, cmd/cutbank, bench/...;

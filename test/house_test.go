@@ -168,7 +168,7 @@ func restoreTo(ctx context.Context, r *repo.Repo, s *repo.Snapshot, dir string) 
 		return err
 	}
 	_, err = restore.Run(ctx, []restore.Item{{Node: n}}, dir, restore.Options{
-		Sum: r.SecretKeys().Data.Sum, Prefetch: func(_ context.Context, ids []chunk.ID) { r.Store().Prefetch(ids) }})
+		Sum: r.SecretKeys().Data.Sum, Prefetch: func(_ context.Context, ids []chunk.ID) { r.Store().Prefetch(ids) }, Ahead: r.Store().Ahead()})
 	return err
 }
 

@@ -29,7 +29,8 @@ type app struct {
 	repoPath, passwordCommand, cacheDir string
 	credential                          string // a file
 	noCache, json, quiet, verbose       bool
-	cacheLimit                          sizeFlag
+	cacheLimit, diskCache               sizeFlag
+	diskPages                           bool // keep no contents of files on the disk
 	cpuProfile, memProfile              string
 	level                               seal.Level
 	frameCache                          int64
@@ -71,7 +72,7 @@ func (a *app) options() (repo.Options, error) {
 	if err != nil {
 		return repo.Options{}, err
 	}
-	return repo.Options{Password: a.password, Credential: cred, CacheDir: dir, CacheLimit: int64(a.cacheLimit), Level: a.level, FrameCache: a.frameCache, Heartbeat: a.heartbeat,
+	return repo.Options{Password: a.password, Credential: cred, CacheDir: dir, CacheLimit: int64(a.cacheLimit), DiskCache: int64(a.diskCache), DiskPages: a.diskPages, Level: a.level, FrameCache: a.frameCache, Heartbeat: a.heartbeat,
 		NoOpenKeys: a.passwordGiven(), Host: hostName(), Program: programVersion(), Random: rand.Reader, Now: now, Logf: a.logf}, nil
 }
 

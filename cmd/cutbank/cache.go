@@ -20,9 +20,11 @@ func (a *app) cacheCommand() *cobra.Command {
 		Short: "Show or clear local state",
 		Long: `cache shows and clears what cutbank keeps on this machine: for each repository a
 copy of its index, once that has more than 150,000 chunks (some 10 GB of data); a
-smaller one is read anew each time, in a fraction of a second; and for a write-only
-credential the pages of its last snapshots, without which the next ones read every
-file.
+smaller one is read anew each time, in a fraction of a second; of a repository in the
+network what was read of it, sealed as it is there, up to --disk-cache (2 GiB), what
+was not wanted for the longest time going first, and never the last twentieth of the
+disk; and for a write-only credential the pages of its last snapshots, without which
+the next ones read every file.
 It can be deleted at any time, by this command or by hand.`,
 		Example: `  cutbank cache show
   cutbank cache clear`,
@@ -49,6 +51,10 @@ processes have open stays until they end and it is cleared again.`,
 	return c
 }
 
+// defaultDiskCache is how many bytes of a repository in the network are kept on
+// this machine: enough for the pages of millions of files.
+const defaultDiskCache = 2 << 30
+
 // usage returns the folder of local state and what lies in it.
 func (a *app) usage() (string, map[string]int64, error) {
 	dir, err := a.stateDir()
@@ -65,6 +71,13 @@ func (a *app) usage() (string, map[string]int64, error) {
 			used = map[string]int64{}
 		}
 		for id, n := range pages {
+			used[id] += n
+		}
+	}
+	if err == nil {
+		var frames map[string]int64
+		frames, err = repo.LocalFramesUsage(dir)
+		for id, n := range frames {
 			used[id] += n
 		}
 	}
@@ -121,7 +134,11 @@ func (a *app) cacheClear(args []string) error {
 		if err != nil {
 			errs = append(errs, err)
 		}
-		n += pages
+		frames, err := repo.ClearLocalFrames(dir, id)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		n += pages + frames
 		freed += n
 		left += used[id] - n
 		if err := a.emit("cache-cleared", object{"repo": id, "freed": n, "left": used[id] - n}); err != nil {

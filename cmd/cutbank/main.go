@@ -106,7 +106,9 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
 	f.StringVar(&a.credential, "credential", os.Getenv("CUTBANK_CREDENTIAL"), "file with a credential to open the repository with (CUTBANK_CREDENTIAL)")
 	f.StringVar(&a.cacheDir, "cache-dir", os.Getenv("CUTBANK_CACHE_DIR"), "folder for local state (CUTBANK_CACHE_DIR; default: the user's cache folder)")
 	f.BoolVar(&a.noCache, "no-cache", false, "keep no local state")
-	f.Var(&a.cacheLimit, "cache-limit", "bytes of local state at most")
+	f.Var(&a.cacheLimit, "cache-limit", "bytes that the copy of the index takes on this machine at most")
+	a.diskCache = defaultDiskCache
+	f.Var(&a.diskCache, "disk-cache", "bytes of a repository in the network kept on this machine, sealed as they are there; 0 for none")
 	f.StringVar(&a.caCert, "ca-cert", "", "file with certificates, PEM, to trust beside the system's")
 	f.Var(&a.limitUpload, "limit-upload", "bytes a second to send to places in the network at most")
 	f.Var(&a.limitDownload, "limit-download", "bytes a second to read from places in the network at most")

@@ -26,8 +26,15 @@ import (
 // works harder, in bytes: a soft limit.
 const mountMemory = 96 << 20
 
-// refreshEvery is how often a mount looks for new snapshots.
-const refreshEvery = 2 * time.Second
+// farMemory is what is added for what is fetched ahead across a network.
+const farMemory = 64 << 20
+
+// refreshEvery is how often a mount looks for new snapshots; in the network, where
+// each look is four requests that somebody pays for, less often.
+const (
+	refreshEvery = 2 * time.Second
+	refreshFar   = 30 * time.Second
+)
 
 type mountFlags struct {
 	snapshot, path, log             string
@@ -48,7 +55,8 @@ func (a *app) mountCommand() *cobra.Command {
   ids/ID              the same by ID
   tags/TAG/NAME/TIME  the same by tag
 
-Snapshots that other processes make appear within seconds, forgotten ones vanish.
+Snapshots that other processes make appear within seconds, of a repository in the
+network within half a minute; forgotten ones vanish.
 It stays in the foreground until Ctrl-C or "cutbank umount DIR"; with --daemon it
 goes to the background once the mount answers. A mount that a killed process left
 behind is cleaned away.
@@ -92,7 +100,11 @@ func (a *app) mount(ctx context.Context, s *mountFlags, dir string) error {
 	// Decoded frames are large and die young: collect early rather than hold
 	// twice the cache.
 	debug.SetGCPercent(50)
-	debug.SetMemoryLimit(2*int64(s.cache) + mountMemory)
+	memory := 2*int64(s.cache) + mountMemory
+	if isURL(a.repoPath) {
+		memory += farMemory
+	}
+	debug.SetMemoryLimit(memory)
 	a.frameCache = int64(s.cache)
 	ready, err := a.childReady(s)
 	if err != nil {
@@ -125,7 +137,7 @@ func (a *app) startMount(ctx context.Context, s *mountFlags, dir string) (*mount
 	if err != nil {
 		return nil, nil, err
 	}
-	opt := mount.Options{AllowOther: s.allowOther, ReadAhead: s.readAhead, FSName: "cutbank:" + a.repoPath,
+	opt := mount.Options{AllowOther: s.allowOther, ReadAhead: s.readAhead, FSName: "cutbank:" + a.repoPath, Far: r.Store().Ahead() > 0,
 		Logf: func(format string, args ...any) { a.errorf(format, args...) }}
 	if s.snapshot != "" {
 		if name, p := repo.SplitPath(s.snapshot); p != "" && s.path == "" {
@@ -185,7 +197,11 @@ func mountSnapshots(snaps []*repo.Snapshot, pages *snapfs.Cache) []mount.Snapsho
 // serve keeps the mount up to date until it ends. A mount that is in use when
 // it shall end is waited for.
 func (a *app) serve(ctx context.Context, srv *mount.Server, update func(context.Context), gone <-chan struct{}) {
-	tick := time.NewTicker(refreshEvery)
+	every := refreshEvery
+	if isURL(a.repoPath) {
+		every = refreshFar
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	usr := make(chan os.Signal, 1)
 	signal.Notify(usr, syscall.SIGUSR1)

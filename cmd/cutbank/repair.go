@@ -134,6 +134,7 @@ kept in the new record. The damaged snapshot stays until it is forgotten.`,
 }
 
 func (a *app) repair(ctx context.Context, s *repairFlags, opt repo.RepairOptions, args []string) error {
+	a.diskCache = 0 // what is there is to be looked at, not what was
 	r, err := a.repo(ctx)
 	if err != nil {
 		return err

@@ -100,6 +100,7 @@ func (a *app) restore(ctx context.Context, s *restoreFlags, arg, target string) 
 	if st, err := os.Stat(target); err == nil && !st.IsDir() {
 		return usagef("%s is no directory: TARGET is one, and SNAPSHOT:FILE makes TARGET/FILE", quote(target))
 	}
+	a.diskPages = true // contents are about to be on the disk anyway
 	rec, at, n, err := a.node(ctx, arg)
 	if err != nil {
 		return err
@@ -120,6 +121,7 @@ func (a *app) restore(ctx context.Context, s *restoreFlags, arg, target string) 
 	opt.Sum = a.open.SecretKeys().Data.Sum
 	opt.Spare = a.spare()
 	opt.Prefetch = func(_ context.Context, ids []chunk.ID) { a.open.Store().Prefetch(ids) }
+	opt.Ahead = a.open.Store().Ahead()
 	var done atomic.Uint64
 	opt.Observer = a.restoreObserver(&done, opt.DryRun)
 	receipt, err := a.openReceipt(s, rec)

@@ -62,6 +62,7 @@ Differences give exit code 8.`,
   cutbank verify --receipt restore.jsonl`,
 		Args: between(0, -1, "SNAPSHOTs, or a DIR with --against"),
 		RunE: func(c *cobra.Command, args []string) error {
+			a.diskCache = 0 // what is there is to be proven, not what was
 			switch {
 			case v.receipt != "":
 				return a.verifyReceipt(c.Context(), v.receipt, args)
