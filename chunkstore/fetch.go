@@ -155,7 +155,8 @@ func (f *fetcher) fetch(ctx context.Context, at place) ([]byte, error) {
 		if f.makeRoom(to-from, false) < to-from {
 			from, to, by = at.off, at.off+at.n, nil
 		}
-		todo = f.add(at, from, to, by)
+		// Making room may have dropped a piece that the gap ended at.
+		todo = f.add(at, min(from, at.off), max(to, at.off+at.n), by)
 		parts, _ = f.cover(at)
 	}
 	f.mu.Unlock()
