@@ -50,6 +50,7 @@ chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backe
 index, repo, repo/tree, snapshotter, snapshotter/source,
 fs/snapfs, fs/mount, fs/restore, fs/diff, fs/tarball, bench/dedup < cmd/cutbank;
 chunkstore/chunk, chunkstore/seal, repo/tree, snapshotter/source, test/gen < bench/...;
+bench/tool                                      < bench/versus, bench/remote;
 
 # What only tests (and bench, for its trees) may have.
 chunkstore/backend                              < chunkstore/backend/backendtest;
@@ -77,6 +78,7 @@ os/exec                                         < fs/mount, cmd/cutbank, bench/.
 net, net/http                                   < chunkstore/backend/web, chunkstore/backend/s3;
 net/http                                        < chunkstore/backend/azure;
 net/http                                        < cmd/cutbank;
+net, net/http                                   < bench/remote;
 `
 
 // why says what each third-party module is for. A module without a reason, or

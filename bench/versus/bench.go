@@ -13,8 +13,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cutbankfs/cutbank/bench/tool"
 	"github.com/cutbankfs/cutbank/test/gen"
 )
+
+// label names the snapshots of all tools.
+const label = "bench"
 
 // disk is the name of the column that reads the source itself.
 const disk = "disk"
@@ -43,10 +47,10 @@ type bench struct {
 	opt    options
 	dir    string // everything is below
 	tree   string
-	whole  tally // of the tree as it is now
+	whole  tool.Tally // of the tree as it is now
 	bins   map[string]string
 	run    int // from 1
-	mounts []*mounted
+	mounts []*tool.Mounted
 	found  []measurement
 	setup  setup
 	report func(measurement) // is told each at once
@@ -74,7 +78,7 @@ type measurement struct {
 type setup struct {
 	V        int               `json:"v"`
 	Type     string            `json:"type"` // "setup"
-	Tree     tally             `json:"tree"`
+	Tree     tool.Tally        `json:"tree"`
 	Change   float64           `json:"change"`
 	Seed     uint64            `json:"seed"`
 	Runs     int               `json:"runs"`
@@ -90,7 +94,7 @@ func (b *bench) logf(format string, args ...any) { fmt.Fprintf(b.log, format+"\n
 func (b *bench) close() error {
 	var errs []error
 	for _, m := range b.mounts {
-		if _, err := m.end(); err != nil {
+		if _, err := m.End(); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -154,7 +158,7 @@ func (b *bench) measure(ctx context.Context) error {
 func (b *bench) measureOnce(ctx context.Context) error {
 	var parts []*participant
 	for _, name := range b.opt.tools {
-		t, err := newTool(name, b.bins[name], filepath.Join(b.dir, "run", name), b.tree)
+		t, err := tool.New(name, tool.Options{Bin: b.bins[name], Base: filepath.Join(b.dir, "run", name), Tree: b.tree, Label: label})
 		if err != nil {
 			return err
 		}
@@ -187,7 +191,7 @@ func (b *bench) mutate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.whole, err = tallyDir(ctx, b.tree); err != nil {
+	if b.whole, err = tool.TallyDir(ctx, b.tree); err != nil {
 		return err
 	}
 	b.logf("run %d: changed %d files (seed %d); the tree holds %s", b.run, len(changes), b.opt.seed+uint64(b.run)-1, b.whole)
@@ -197,7 +201,7 @@ func (b *bench) mutate(ctx context.Context) error {
 // step does one step with one participant and keeps what was measured.
 func (b *bench) step(ctx context.Context, s step, p *participant) error {
 	m := measurement{V: 1, Type: "measurement", Run: b.run, Step: s.key, Tool: p.name}
-	u, err := usage{}, error(nil)
+	u, err := tool.Usage{}, error(nil)
 	if p.out != nil {
 		err = fmt.Errorf("%w: an earlier step failed", errSkipped)
 	} else {
@@ -216,10 +220,10 @@ func (b *bench) step(ctx context.Context, s step, p *participant) error {
 		return context.Cause(ctx)
 	}
 	if err == nil && s.snapshot {
-		m.Repo, err = treeSize(ctx, p.tool.repo())
+		m.Repo, err = treeSize(ctx, p.tool.Repo())
 	}
 	if err == nil && s.snapshot {
-		m.Cache, err = treeSize(ctx, p.tool.cache())
+		m.Cache, err = treeSize(ctx, p.tool.Cache())
 	}
 	m.Wall, m.CPU, m.Peak = u.Wall.Seconds(), u.CPU.Seconds(), u.Peak
 	switch {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cutbankfs/cutbank/bench/tool"
 )
 
 // A tool that does nothing, and says that all went well, must fail everywhere.
@@ -20,18 +22,18 @@ func TestIdleToolFails(t *testing.T) {
 	b := &bench{dir: t.TempDir(), tree: t.TempDir(), run: 1, opt: options{timeout: time.Minute}, log: io.Discard, report: func(measurement) {}}
 	plant(t, b.tree, 5, 10)
 	var err error
-	if b.whole, err = tallyDir(ctx, b.tree); err != nil {
+	if b.whole, err = tool.TallyDir(ctx, b.tree); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range toolNames {
-		tl, err := newTool(name, "true", filepath.Join(b.dir, name), b.tree)
+	for _, name := range tool.Names {
+		tl, err := tool.New(name, tool.Options{Bin: "true", Base: filepath.Join(b.dir, name), Tree: b.tree, Label: label})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.MkdirAll(tl.repo(), 0o755); err != nil {
+		if err := os.MkdirAll(tl.Repo(), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(tl.repo(), "data"), make([]byte, 100), 0o400); err != nil {
+		if err := os.WriteFile(filepath.Join(tl.Repo(), "data"), make([]byte, 100), 0o400); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range steps {
@@ -43,7 +45,7 @@ func TestIdleToolFails(t *testing.T) {
 				t.Errorf("%s: %s: no error", name, s.title)
 			}
 		}
-		left, err := os.ReadFile(filepath.Join(tl.repo(), "data"))
+		left, err := os.ReadFile(filepath.Join(tl.Repo(), "data"))
 		if err != nil || !bytes.Equal(left, make([]byte, 100)) {
 			t.Errorf("%s: verify left the repository changed: %v, %v", name, left, err)
 		}
@@ -56,7 +58,7 @@ func TestIdleToolFails(t *testing.T) {
 func TestFailureEndsATool(t *testing.T) {
 	var got []measurement
 	b := &bench{dir: t.TempDir(), run: 1, opt: options{timeout: time.Minute}, log: io.Discard, report: func(m measurement) { got = append(got, m) }}
-	tl, err := newTool("restic", "false", filepath.Join(b.dir, "restic"), "/tree")
+	tl, err := tool.New("restic", tool.Options{Bin: "false", Base: filepath.Join(b.dir, "restic"), Tree: "/tree", Label: label})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,8 +80,8 @@ func TestFailureEndsATool(t *testing.T) {
 
 func TestStepTimeout(t *testing.T) {
 	b := &bench{dir: t.TempDir(), run: 1, opt: options{timeout: 50 * time.Millisecond}, log: io.Discard, report: func(measurement) {}}
-	s := step{key: "walk", do: func(ctx context.Context, _ *bench, _ *participant) (usage, error) {
-		return command{args: []string{"sleep", "60"}}.run(ctx, nil)
+	s := step{key: "walk", do: func(ctx context.Context, _ *bench, _ *participant) (tool.Usage, error) {
+		return tool.Command{Args: []string{"sleep", "60"}}.Run(ctx, nil)
 	}}
 	if err := b.step(context.Background(), s, &participant{name: disk}); err != nil {
 		t.Fatal(err)
@@ -91,30 +93,6 @@ func TestStepTimeout(t *testing.T) {
 	cancel()
 	if err := b.step(ctx, s, &participant{name: disk}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v of a bench that is interrupted", err)
-	}
-}
-
-func TestCounts(t *testing.T) {
-	for _, c := range []struct {
-		tool, list string
-		want       int
-		fail       bool
-	}{
-		{"cutbank", `{"v":1,"type":"snapshot"}` + "\n" + `{"v":1,"type":"warning"}` + "\n" + `{"v":1,"type":"snapshot"}` + "\n", 2, false},
-		{"restic", `[{"id":"1"},{"id":"2"},{"id":"3"}]`, 3, false},
-		{"restic", "null", 0, false},
-		{"kopia", "no snapshots", 0, true},
-		{"borg", "bench-1\nbench-2\n", 2, false},
-		{"borg", "", 0, false},
-	} {
-		tl, err := newTool(c.tool, "true", t.TempDir(), "/tree")
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := tl.count([]byte(c.list))
-		if got != c.want || (err != nil) != c.fail {
-			t.Errorf("%s %q: got %d, %v", c.tool, c.list, got, err)
-		}
 	}
 }
 

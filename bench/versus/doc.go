@@ -11,10 +11,9 @@
 // for a minute is slow for all; ratios are taken within a run, then the median.
 //
 // Everything happens in one temporary folder, which is removed at the end, on
-// Ctrl-C and on failure; so are mounts and processes. Tools get an environment
-// of their own: nothing of the user's settings, caches or repositories is read
-// or written. The source tree is a copy.
+// Ctrl-C and on failure; so are mounts and processes. How the tools are run is in
+// package tool. The source tree is a copy.
 //
-// What the program never does: import cutbank's packages, or another tool's. It
-// knows their commands only; what changes the tree is that of the tests.
+// What the program never does: import cutbank's packages, or another tool's; what
+// changes the tree is that of the tests.
 package main

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cutbankfs/cutbank/bench/tool"
 )
 
 func main() {
@@ -72,7 +74,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.Float64Var(&opt.change, "change", 0.02, "share of the files that changes before the third snapshot")
 	f.Uint64Var(&opt.seed, "seed", 1, "which files change, and how")
 	f.IntVar(&opt.runs, "runs", 1, "do everything so many times and take medians")
-	f.StringVar(&tools, "tools", "", "compare these, separated by commas, with the first (default: of "+strings.Join(toolNames, ", ")+" those on the PATH)")
+	f.StringVar(&tools, "tools", "", "compare these, separated by commas, with the first (default: of "+strings.Join(tool.Names, ", ")+" those on the PATH)")
 	f.StringVar(&opt.cutbank, "cutbank", "", "use this `binary` instead of building one")
 	f.StringVar(&opt.tmp, "tmp", os.TempDir(), "work below this `folder`")
 	f.DurationVar(&opt.timeout, "timeout", 30*time.Minute, "give a step up after this time")
@@ -111,13 +113,13 @@ func parse(args []string, stderr io.Writer) (options, error) {
 // chooseTools takes the given tools, each of which must be there, or those that
 // are.
 func (opt *options) chooseTools(given string) error {
-	names := toolNames
+	names := tool.Names
 	if given != "" {
 		names = strings.Split(given, ",")
 	}
 	for _, name := range names {
-		if makers[name] == nil || slices.Contains(opt.tools, name) {
-			return fmt.Errorf("-tools %s: each of %s at most once", given, strings.Join(toolNames, ", "))
+		if !slices.Contains(tool.Names, name) || slices.Contains(opt.tools, name) {
+			return fmt.Errorf("-tools %s: each of %s at most once", given, strings.Join(tool.Names, ", "))
 		}
 		if name != "cutbank" {
 			if _, err := exec.LookPath(name); err != nil {
@@ -201,7 +203,7 @@ func (b *bench) findTools(ctx context.Context) (goroot string, err error) {
 	if gobin == "" {
 		gobin = "go"
 	}
-	if out, err := (command{args: []string{gobin, "env", "GOROOT"}}).output(ctx); err == nil {
+	if out, err := (tool.Command{Args: []string{gobin, "env", "GOROOT"}}).Output(ctx); err == nil {
 		goroot = strings.TrimSpace(string(out))
 	}
 	b.bins = map[string]string{}
@@ -217,16 +219,16 @@ func (b *bench) findTools(ctx context.Context) (goroot string, err error) {
 		default:
 			b.bins[name] = filepath.Join(b.dir, "bin", name)
 			b.logf("building cutbank")
-			_, err = command{args: []string{gobin, "build", "-trimpath", "-o", b.bins[name], "github.com/cutbankfs/cutbank/cmd/cutbank"}}.run(ctx, nil)
+			_, err = tool.Command{Args: []string{gobin, "build", "-trimpath", "-o", b.bins[name], "github.com/cutbankfs/cutbank/cmd/cutbank"}}.Run(ctx, nil)
 		}
 		if err != nil {
 			return "", err
 		}
-		t, err := newTool(name, b.bins[name], filepath.Join(b.dir, "version", name), b.tree)
+		t, err := tool.New(name, tool.Options{Bin: b.bins[name], Base: filepath.Join(b.dir, "version", name), Tree: b.tree, Label: label})
 		if err != nil {
 			return "", err
 		}
-		out, err := t.command(t.version).output(ctx)
+		out, err := t.Command(t.Version).Output(ctx)
 		if err != nil {
 			return "", err
 		}

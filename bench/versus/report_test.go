@@ -1,32 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
-	"io"
-	"strconv"
 	"strings"
 	"testing"
 )
-
-func itoa(n int) string { return strconv.Itoa(n) }
-
-// readLine reads a number, then calls then, then reads on.
-func readLine(n *int, then func()) func(io.Reader) error {
-	return func(r io.Reader) error {
-		br := bufio.NewReader(r)
-		line, err := br.ReadString('\n')
-		if err != nil {
-			return err
-		}
-		if *n, err = strconv.Atoi(strings.TrimSpace(line)); err != nil {
-			return err
-		}
-		then()
-		_, err = io.Copy(io.Discard, br)
-		return err
-	}
-}
 
 func wall(run int, step, tool string, seconds float64, err string) measurement {
 	return measurement{Run: run, Step: step, Tool: tool, Wall: seconds, Err: err}

@@ -8,12 +8,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/cutbankfs/cutbank/bench/tool"
 )
 
 // step is one thing that every tool does.
 type step struct {
 	key, title string
-	do         func(ctx context.Context, b *bench, p *participant) (usage, error)
+	do         func(ctx context.Context, b *bench, p *participant) (tool.Usage, error)
 	mutate     bool // the tree changes before
 	snapshot   bool // the sizes are of interest after
 	disk       bool // is done on the source itself too
@@ -39,9 +41,9 @@ var steps = []step{
 // participant is a tool in one run, or the bare disk.
 type participant struct {
 	name      string
-	tool      *tool // nil: the disk
+	tool      *tool.Tool // nil: the disk
 	snapshots int
-	mount     *mounted
+	mount     *tool.Mounted
 	out       error // why it does nothing more in this run
 }
 
@@ -53,98 +55,98 @@ func (p *participant) root(b *bench) (string, error) {
 	if p.mount == nil {
 		return "", fmt.Errorf("%w: it is not mounted", errSkipped)
 	}
-	return p.mount.root, nil
+	return p.mount.Root, nil
 }
 
 // errSkipped is a step that could not be tried.
 var errSkipped = errors.New("skipped")
 
 // snapshot makes one, and counts.
-func snapshot(ctx context.Context, _ *bench, p *participant) (usage, error) {
+func snapshot(ctx context.Context, _ *bench, p *participant) (tool.Usage, error) {
 	if p.snapshots == 0 {
-		for _, args := range p.tool.init {
-			if _, err := p.tool.command(args).run(ctx, nil); err != nil {
+		for _, args := range p.tool.Init {
+			if _, err := p.tool.Command(args).Run(ctx, nil); err != nil {
 				p.out = err
-				return usage{}, err
+				return tool.Usage{}, err
 			}
 		}
 	}
 	n := p.snapshots + 1
-	u, err := p.tool.command(p.tool.snapshot(n)).run(ctx, nil)
+	u, err := p.tool.Command(p.tool.Snapshot(n)).Run(ctx, nil)
 	if err == nil {
 		err = countSnapshots(ctx, p.tool, n)
 	}
 	if err != nil {
 		p.out = err // all that follows would be of another tree
-		return usage{}, err
+		return tool.Usage{}, err
 	}
 	p.snapshots = n
 	return u, nil
 }
 
-func countSnapshots(ctx context.Context, t *tool, want int) error {
-	list, err := t.command(t.list).output(ctx)
+func countSnapshots(ctx context.Context, t *tool.Tool, want int) error {
+	list, err := t.Command(t.List).Output(ctx)
 	if err != nil {
 		return err
 	}
-	got, err := t.count(list)
+	got, err := t.Count(list)
 	if err == nil && got != want {
-		err = fmt.Errorf("%s lists %d snapshots after making %d", t.name, got, want)
+		err = fmt.Errorf("%s lists %d snapshots after making %d", t.Name, got, want)
 	}
 	return err
 }
 
 // restore brings the newest snapshot back, and counts.
-func restore(ctx context.Context, b *bench, p *participant) (usage, error) {
+func restore(ctx context.Context, b *bench, p *participant) (tool.Usage, error) {
 	target := filepath.Join(b.dir, "restored-"+p.name)
 	if err := os.MkdirAll(target, 0o755); err != nil {
-		return usage{}, err
+		return tool.Usage{}, err
 	}
 	defer os.RemoveAll(target)
-	c := p.tool.command(p.tool.restore(p.snapshots, target))
-	c.dir = target
-	u, err := c.run(ctx, nil)
+	c := p.tool.Command(p.tool.Restore(p.snapshots, target))
+	c.Dir = target
+	u, err := c.Run(ctx, nil)
 	if err != nil {
-		return usage{}, err
+		return tool.Usage{}, err
 	}
-	got, err := tallyDir(ctx, p.tool.restored(target))
+	got, err := tool.TallyDir(ctx, p.tool.Restored(target))
 	if err == nil {
-		err = got.want(b.whole)
+		err = got.Want(b.whole)
 	}
 	if err != nil {
-		return usage{}, fmt.Errorf("what %s restored %w", p.name, err)
+		return tool.Usage{}, fmt.Errorf("what %s restored %w", p.name, err)
 	}
 	return u, nil
 }
 
-func verify(ctx context.Context, _ *bench, p *participant) (usage, error) {
-	return p.tool.command(p.tool.verify).run(ctx, nil)
+func verify(ctx context.Context, _ *bench, p *participant) (tool.Usage, error) {
+	return p.tool.Command(p.tool.Verify).Run(ctx, nil)
 }
 
 // verifyData reads everything; in the first run the tool must also notice one
 // flipped byte.
-func verifyData(ctx context.Context, b *bench, p *participant) (usage, error) {
-	c := p.tool.command(p.tool.readData)
-	u, err := c.run(ctx, nil)
+func verifyData(ctx context.Context, b *bench, p *participant) (tool.Usage, error) {
+	c := p.tool.Command(p.tool.ReadData)
+	u, err := c.Run(ctx, nil)
 	if err != nil || b.run > 1 {
 		return u, err
 	}
-	path, off, err := middleOfLargest(p.tool.repo())
+	path, off, err := middleOfLargest(p.tool.Repo())
 	if err != nil {
-		return usage{}, err
+		return tool.Usage{}, err
 	}
 	if err := flip(path, off); err != nil {
-		return usage{}, err
+		return tool.Usage{}, err
 	}
-	_, found := c.run(ctx, nil)
+	_, found := c.Run(ctx, nil)
 	if err := flip(path, off); err != nil {
-		return usage{}, err
+		return tool.Usage{}, err
 	}
 	if ctx.Err() != nil {
-		return usage{}, context.Cause(ctx)
+		return tool.Usage{}, context.Cause(ctx)
 	}
 	if found == nil {
-		return usage{}, fmt.Errorf("%s found nothing wrong after byte %d of %s was flipped", c, off, filepath.Base(path))
+		return tool.Usage{}, fmt.Errorf("%s found nothing wrong after byte %d of %s was flipped", c, off, filepath.Base(path))
 	}
 	return u, nil
 }
@@ -190,67 +192,67 @@ func flip(path string, off int64) (err error) {
 	return errors.Join(err, f.Close(), os.Chmod(path, info.Mode().Perm()))
 }
 
-func mount(ctx context.Context, b *bench, p *participant) (usage, error) {
-	m, u, err := startMount(ctx, p.tool, p.snapshots, filepath.Join(b.dir, "mnt-"+p.name))
+func mount(ctx context.Context, b *bench, p *participant) (tool.Usage, error) {
+	m, u, err := tool.StartMount(ctx, p.tool, p.snapshots, filepath.Join(b.dir, "mnt-"+p.name))
 	if m == nil {
 		return u, err
 	}
 	b.mounts = append(b.mounts, m)
 	if err != nil {
-		_, _ = m.end() // what matters is why it does not mount
-		return usage{}, err
+		_, _ = m.End() // what matters is why it does not mount
+		return tool.Usage{}, err
 	}
 	p.mount = m
 	return u, nil
 }
 
-func umount(_ context.Context, b *bench, p *participant) (usage, error) {
+func umount(_ context.Context, b *bench, p *participant) (tool.Usage, error) {
 	if _, err := p.root(b); err != nil {
-		return usage{}, err
+		return tool.Usage{}, err
 	}
-	return p.mount.end()
+	return p.mount.End()
 }
 
 // walk looks at every name and its attributes.
-func walk(ctx context.Context, b *bench, p *participant) (usage, error) {
-	return b.read(ctx, p, tallyFind, func(root string) []string {
+func walk(ctx context.Context, b *bench, p *participant) (tool.Usage, error) {
+	return b.read(ctx, p, tool.TallyFind, func(root string) []string {
 		return []string{"find", root, "-printf", `%y %s\n`}
 	})
 }
 
 // tarball reads every byte. A hard link's bytes are archived under each name,
 // as they are counted in the tree.
-func tarball(ctx context.Context, b *bench, p *participant) (usage, error) {
-	return b.read(ctx, p, tallyTar, func(root string) []string {
+func tarball(ctx context.Context, b *bench, p *participant) (tool.Usage, error) {
+	return b.read(ctx, p, tool.TallyTar, func(root string) []string {
 		return []string{"tar", "--create", "--hard-dereference", "--file", "-", "--directory", root, "."}
 	})
 }
 
 // read runs a program over the participant's tree and compares what it saw with
 // the source.
-func (b *bench) read(ctx context.Context, p *participant, count func(io.Reader) (tally, error), args func(root string) []string) (usage, error) {
+func (b *bench) read(ctx context.Context, p *participant, count func(io.Reader) (tool.Tally, error), args func(root string) []string) (tool.Usage, error) {
 	root, err := p.root(b)
 	if err != nil {
-		return usage{}, err
+		return tool.Usage{}, err
 	}
-	var got tally
-	do := func() (usage, error) {
-		return command{args: args(root), env: []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}}.run(ctx, func(r io.Reader) (err error) {
+	var got tool.Tally
+	do := func() (tool.Usage, error) {
+		return tool.Command{Args: args(root), Env: []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}}.Run(ctx, func(r io.Reader) (err error) {
 			got, err = count(r)
 			return err
 		})
 	}
-	var u usage
+	var u tool.Usage
 	if p.mount != nil {
-		u, err = p.mount.during(do)
+		u, err = p.mount.During(do)
 	} else {
 		u, err = do()
 	}
 	if err == nil {
-		err = got.want(b.whole)
+		err = got.Want(b.whole)
 	}
 	if err != nil {
-		return usage{}, fmt.Errorf("the tree of %s %w", p.name, err)
+		return tool.Usage{}, fmt.Errorf("the tree of %s %w", p.name, err)
 	}
 	return u, nil
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"archive/tar"
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -13,100 +11,15 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
+
+	"github.com/cutbankfs/cutbank/bench/tool"
 )
-
-// tally is what a tree holds. Two ways to read one tree must give the same.
-type tally struct {
-	Files int64 `json:"files"` // regular ones; every name of a hard link counts
-	Dirs  int64 `json:"dirs"`  // the top one included
-	Links int64 `json:"links"` // symbolic
-	Bytes int64 `json:"bytes"` // of regular files
-}
-
-func (t tally) String() string {
-	return fmt.Sprintf("%d files, %d directories, %d links, %d bytes", t.Files, t.Dirs, t.Links, t.Bytes)
-}
-
-// want returns an error if the tally differs from what it should be.
-func (t tally) want(whole tally) error {
-	if t != whole {
-		return fmt.Errorf("holds %s; the source has %s", t, whole)
-	}
-	return nil
-}
-
-func (t *tally) add(mode fs.FileMode, size int64) {
-	switch mode.Type() {
-	case 0:
-		t.Files++
-		t.Bytes += size
-	case fs.ModeDir:
-		t.Dirs++
-	case fs.ModeSymlink:
-		t.Links++
-	}
-}
-
-// tallyDir counts a tree on disk.
-func tallyDir(ctx context.Context, dir string) (tally, error) {
-	var t tally
-	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err == nil {
-			t.add(info.Mode(), info.Size())
-		}
-		return err
-	})
-	return t, err
-}
-
-// tallyFind counts what `find -printf '%y %s\n'` prints.
-func tallyFind(r io.Reader) (tally, error) {
-	kinds := map[string]fs.FileMode{"f": 0, "d": fs.ModeDir, "l": fs.ModeSymlink}
-	var t tally
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		kind, number, _ := strings.Cut(lines.Text(), " ")
-		size, err := strconv.ParseInt(number, 10, 64)
-		if err != nil {
-			return t, fmt.Errorf("find printed %q", lines.Text())
-		}
-		mode, ok := kinds[kind]
-		if !ok {
-			mode = fs.ModeIrregular
-		}
-		t.add(mode, size)
-	}
-	return t, lines.Err()
-}
-
-// tallyTar counts what is in a tar archive, and so reads all of it.
-func tallyTar(r io.Reader) (tally, error) {
-	var t tally
-	for tr := tar.NewReader(bufio.NewReaderSize(r, 1<<20)); ; {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return t, nil
-		}
-		if err != nil {
-			return t, fmt.Errorf("the archive: %w", err)
-		}
-		t.add(h.FileInfo().Mode(), h.Size)
-	}
-}
 
 // treeSize returns the bytes of the regular files below dir, which may not
 // exist.
 func treeSize(ctx context.Context, dir string) (int64, error) {
-	t, err := tallyDir(ctx, dir)
+	t, err := tool.TallyDir(ctx, dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -137,24 +50,24 @@ type copier struct {
 	files, bytes int64   // at most, together
 	largest      int64   // bytes of a file at most
 	keep         float64 // share of the files that is copied, chosen by a hash of their path
-	done         tally
+	done         tool.Tally
 }
 
 // copyTree copies each source to a folder of its own name below dst. If they
 // hold more than files or bytes, a sample is taken across all of them.
-func copyTree(ctx context.Context, dst string, sources []string, files, bytes int64) (tally, error) {
-	var all, small tally
+func copyTree(ctx context.Context, dst string, sources []string, files, bytes int64) (tool.Tally, error) {
+	var all, small tool.Tally
 	c := &copier{files: files, bytes: bytes, largest: unlimited, keep: 1}
 	for _, src := range sources {
 		err := eachFile(ctx, src, func(_ string, info fs.FileInfo) error {
-			all.add(info.Mode(), info.Size())
+			all.Add(info.Mode(), info.Size())
 			if info.Size() <= bytes/20 {
-				small.add(info.Mode(), info.Size())
+				small.Add(info.Mode(), info.Size())
 			}
 			return nil
 		})
 		if err != nil {
-			return tally{}, err
+			return tool.Tally{}, err
 		}
 	}
 	if all.Files+all.Links > files || all.Bytes > bytes {
@@ -164,13 +77,13 @@ func copyTree(ctx context.Context, dst string, sources []string, files, bytes in
 	}
 	for i, src := range sources {
 		if err := c.copyDir(ctx, src, filepath.Join(dst, fmt.Sprintf("%d-%s", i, filepath.Base(src)))); err != nil {
-			return tally{}, err
+			return tool.Tally{}, err
 		}
 	}
 	if c.done.Files == 0 {
-		return tally{}, fmt.Errorf("%s: no files to copy within the limits of %d files and %d bytes", strings.Join(sources, ", "), files, bytes)
+		return tool.Tally{}, fmt.Errorf("%s: no files to copy within the limits of %d files and %d bytes", strings.Join(sources, ", "), files, bytes)
 	}
-	return tallyDir(ctx, dst)
+	return tool.TallyDir(ctx, dst)
 }
 
 // eachFile calls do for the readable regular files and symbolic links below
@@ -224,7 +137,7 @@ func (c *copier) copyDir(ctx context.Context, src, dst string) error {
 			}
 			return err
 		}
-		c.done.add(info.Mode(), size)
+		c.done.Add(info.Mode(), size)
 		return nil
 	})
 }

@@ -1,15 +1,15 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
+
+	"github.com/cutbankfs/cutbank/bench/tool"
 )
 
 // plant makes files of that size, some in each of several folders, and a link.
@@ -35,51 +35,23 @@ func TestTalliesAgree(t *testing.T) {
 	if err := os.Link(filepath.Join(dir, "0", "0"), filepath.Join(dir, "another name")); err != nil {
 		t.Fatal(err)
 	}
-	want := tally{Files: 51, Dirs: 8, Links: 1, Bytes: 51 * 300}
+	want := tool.Tally{Files: 51, Dirs: 8, Links: 1, Bytes: 51 * 300}
 	ctx := context.Background()
-	if got, err := tallyDir(ctx, dir); err != nil || got != want {
-		t.Errorf("tallyDir: got %v, %v; want %v", got, err, want)
+	if got, err := tool.TallyDir(ctx, dir); err != nil || got != want {
+		t.Errorf("TallyDir: got %v, %v; want %v", got, err, want)
 	}
 	b := &bench{tree: dir, whole: want}
-	for name, read := range map[string]func(context.Context, *bench, *participant) (usage, error){"find": walk, "tar": tarball} {
+	for name, read := range map[string]func(context.Context, *bench, *participant) (tool.Usage, error){"find": walk, "tar": tarball} {
 		u, err := read(ctx, b, &participant{name: disk})
 		if err != nil || u.Wall == 0 {
 			t.Errorf("%s: %+v, %v", name, u, err)
 		}
 	}
 	b.whole.Bytes++
-	for name, read := range map[string]func(context.Context, *bench, *participant) (usage, error){"find": walk, "tar": tarball} {
+	for name, read := range map[string]func(context.Context, *bench, *participant) (tool.Usage, error){"find": walk, "tar": tarball} {
 		if _, err := read(ctx, b, &participant{name: disk}); err == nil {
 			t.Errorf("%s: a byte is missing, and no error", name)
 		}
-	}
-}
-
-func TestTallyOfDamagedStreams(t *testing.T) {
-	var whole bytes.Buffer
-	w := tar.NewWriter(&whole)
-	if err := w.WriteHeader(&tar.Header{Name: "f", Typeflag: tar.TypeReg, Size: 1000, Mode: 0o644}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write(make([]byte, 1000)); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := tallyTar(bytes.NewReader(whole.Bytes())); err != nil || got != (tally{Files: 1, Bytes: 1000}) {
-		t.Fatalf("got %v, %v", got, err)
-	}
-	if got, err := tallyTar(bytes.NewReader(whole.Bytes()[:900])); err == nil {
-		t.Errorf("cut off: got %v and no error", got)
-	}
-	for _, text := range []string{"f\n", "f x\n", "find: nonsense\n"} {
-		if got, err := tallyFind(strings.NewReader(text)); err == nil {
-			t.Errorf("%q: got %v and no error", text, got)
-		}
-	}
-	if got, err := tallyFind(strings.NewReader("f 5\nd 4096\np 0\nl 3\n")); err != nil || got != (tally{Files: 1, Dirs: 1, Links: 1, Bytes: 5}) {
-		t.Errorf("got %v, %v", got, err)
 	}
 }
 
@@ -93,7 +65,7 @@ func TestCopyTree(t *testing.T) {
 	t.Run("all", func(t *testing.T) {
 		dst := filepath.Join(t.TempDir(), "tree")
 		got, err := copyTree(ctx, dst, []string{src, src}, unlimited, unlimited)
-		want := tally{Files: 1402, Dirs: 1 + 2*8, Links: 2, Bytes: 2 * 850_000}
+		want := tool.Tally{Files: 1402, Dirs: 1 + 2*8, Links: 2, Bytes: 2 * 850_000}
 		if err != nil || got != want {
 			t.Fatalf("got %v, %v; want %v", got, err, want)
 		}

@@ -1,4 +1,4 @@
-package main
+package tool
 
 import (
 	"context"
@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mounted is a mount and the process that serves it.
-type mounted struct {
-	tool  *tool
+// Mounted is a mount and the process that serves it.
+type Mounted struct {
+	tool  *Tool
 	dir   string
-	root  string // where the tree is
+	Root  string // where the tree is
 	start time.Time
 	cmd   *exec.Cmd
 	said  *tail
@@ -25,19 +25,19 @@ type mounted struct {
 	peak  int64         // bytes, in all steps so far
 }
 
-// startMount mounts, and waits until the tree can be looked at. A mount that is
+// StartMount mounts, and waits until the tree can be looked at. A mount that is
 // returned must be ended, with an error too.
-func startMount(ctx context.Context, t *tool, n int, dir string) (*mounted, usage, error) {
+func StartMount(ctx context.Context, t *Tool, n int, dir string) (*Mounted, Usage, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, usage{}, err
+		return nil, Usage{}, err
 	}
-	m := &mounted{tool: t, dir: dir, said: &tail{}, ended: make(chan struct{})}
-	// It outlives ctx: end ends it.
-	m.cmd = t.command(t.mount(n, dir)).process(context.Background(), m.said)
+	m := &Mounted{tool: t, dir: dir, said: &tail{}, ended: make(chan struct{})}
+	// It outlives ctx: End ends it.
+	m.cmd = t.Command(t.Mount(n, dir)).process(context.Background(), m.said)
 	lightenUp()
 	m.start = time.Now()
 	if err := m.cmd.Start(); err != nil {
-		return nil, usage{}, err
+		return nil, Usage{}, err
 	}
 	go func() {
 		_ = m.cmd.Wait() // its exit code after a signal says nothing
@@ -45,9 +45,9 @@ func startMount(ctx context.Context, t *tool, n int, dir string) (*mounted, usag
 	}()
 	root, err := m.wait(ctx)
 	if err != nil {
-		return m, usage{}, err
+		return m, Usage{}, err
 	}
-	m.root = root
+	m.Root = root
 	u, err := m.usage()
 	u.Wall = time.Since(m.start)
 	return m, u, err
@@ -55,14 +55,14 @@ func startMount(ctx context.Context, t *tool, n int, dir string) (*mounted, usag
 
 // wait returns where the tree is as soon as it is there. It looks from another
 // goroutine: a file system that hangs must not hang the program.
-func (m *mounted) wait(ctx context.Context) (string, error) {
+func (m *Mounted) wait(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	found := make(chan string, 1)
 	go func() {
 		for ctx.Err() == nil {
 			if info, err := os.ReadFile("/proc/self/mountinfo"); err == nil && isMounted(info, m.dir) {
-				if root := m.tool.mounted(m.dir); root != "" {
+				if root := m.tool.Mounted(m.dir); root != "" {
 					found <- root
 					return
 				}
@@ -74,38 +74,38 @@ func (m *mounted) wait(ctx context.Context) (string, error) {
 	case root := <-found:
 		return root, nil
 	case <-m.ended:
-		return "", fmt.Errorf("%s mount ended with %v%s", m.tool.name, m.cmd.ProcessState, m.said)
+		return "", fmt.Errorf("%s mount ended with %v%s", m.tool.Name, m.cmd.ProcessState, m.said)
 	case <-ctx.Done():
-		return "", fmt.Errorf("%s shows no snapshot: %w%s", m.tool.name, context.Cause(ctx), m.said)
+		return "", fmt.Errorf("%s shows no snapshot: %w%s", m.tool.Name, context.Cause(ctx), m.said)
 	}
 }
 
 // usage returns what the process has taken so far.
-func (m *mounted) usage() (usage, error) {
+func (m *Mounted) usage() (Usage, error) {
 	u, err := liveUsage(m.cmd.Process.Pid)
 	if err != nil {
-		return u, fmt.Errorf("%s mount has ended: %w%s", m.tool.name, err, m.said)
+		return u, fmt.Errorf("%s mount has ended: %w%s", m.tool.Name, err, m.said)
 	}
 	m.peak = max(m.peak, u.Peak)
 	return u, nil
 }
 
-// during measures what the process takes while do runs, and adds it to what do
+// During measures what the process takes while do runs, and adds it to what do
 // took itself.
-func (m *mounted) during(do func() (usage, error)) (usage, error) {
+func (m *Mounted) During(do func() (Usage, error)) (Usage, error) {
 	before, err := m.usage()
 	if err != nil {
-		return usage{}, err
+		return Usage{}, err
 	}
 	// If that is refused the peak is that of its life so far.
 	_ = resetPeak(strconv.Itoa(m.cmd.Process.Pid))
 	u, err := do()
 	if err != nil {
-		return usage{}, err
+		return Usage{}, err
 	}
 	after, err := m.usage()
 	if err != nil {
-		return usage{}, err
+		return Usage{}, err
 	}
 	u.CPU += after.CPU - before.CPU
 	u.Peak = after.Peak // not that of find or tar
@@ -113,46 +113,46 @@ func (m *mounted) during(do func() (usage, error)) (usage, error) {
 }
 
 // ask ends the mount as its users would.
-func (m *mounted) ask() error {
-	if m.tool.umount == nil || m.root == "" {
+func (m *Mounted) ask() error {
+	if m.tool.Umount == nil || m.Root == "" {
 		return syscall.Kill(-m.cmd.Process.Pid, syscall.SIGINT)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
-	_, err := m.tool.command(m.tool.umount(m.dir)).run(ctx, nil)
+	_, err := m.tool.Command(m.tool.Umount(m.dir)).Run(ctx, nil)
 	return err
 }
 
-// end unmounts and waits for the process, in the tool's own way, and if that
+// End unmounts and waits for the process, in the tool's own way, and if that
 // does not do, by force, which is an error. The usage is that of its whole
 // life. A second call does nothing.
-func (m *mounted) end() (usage, error) {
+func (m *Mounted) End() (Usage, error) {
 	if m.cmd == nil {
-		return usage{}, nil
+		return Usage{}, nil
 	}
 	var failure error
 	select {
 	case <-m.ended:
-		failure = fmt.Errorf("%s mount ended by itself, with %v%s", m.tool.name, m.cmd.ProcessState, m.said)
+		failure = fmt.Errorf("%s mount ended by itself, with %v%s", m.tool.Name, m.cmd.ProcessState, m.said)
 	default:
 		failure = m.ask()
 		select {
 		case <-m.ended:
 		case <-time.After(grace):
-			failure = errors.Join(failure, fmt.Errorf("%s mount had to be killed: it did not end within %v", m.tool.name, grace))
+			failure = errors.Join(failure, fmt.Errorf("%s mount had to be killed: it did not end within %v", m.tool.Name, grace))
 			_ = detach(m.dir) // if that fails, it is said below
 			_ = syscall.Kill(-m.cmd.Process.Pid, syscall.SIGKILL)
 			<-m.ended
 		}
 	}
-	u := usage{}
+	u := Usage{}
 	if r, ok := m.cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		u = rusageOf(r)
 	}
 	u.Peak = max(u.Peak, m.peak)
 	m.cmd = nil
 	if info, err := os.ReadFile("/proc/self/mountinfo"); err == nil && isMounted(info, m.dir) {
-		failure = errors.Join(failure, fmt.Errorf("%s left its mount behind", m.tool.name), detach(m.dir))
+		failure = errors.Join(failure, fmt.Errorf("%s left its mount behind", m.tool.Name), detach(m.dir))
 	}
 	return u, failure
 }

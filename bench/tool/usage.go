@@ -1,4 +1,4 @@
-package main
+package tool
 
 import (
 	"bytes"
@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// usage is what a step took.
-type usage struct {
+// Usage is what a step took.
+type Usage struct {
 	Wall time.Duration
 	CPU  time.Duration // user and system
 	Peak int64         // bytes resident at most; 0 if unknown
@@ -21,8 +21,8 @@ type usage struct {
 
 // rusageOf returns CPU time and peak memory of a process and of the children
 // that it waited for.
-func rusageOf(r *syscall.Rusage) usage {
-	return usage{
+func rusageOf(r *syscall.Rusage) Usage {
+	return Usage{
 		CPU:  time.Duration(r.Utime.Nano() + r.Stime.Nano()),
 		Peak: r.Maxrss << 10, // Linux counts KiB
 	}
@@ -88,22 +88,22 @@ func statusPeak(status []byte) (int64, error) {
 }
 
 // liveUsage returns what a running process has taken so far, but the wall time.
-func liveUsage(pid int) (usage, error) {
+func liveUsage(pid int) (Usage, error) {
 	dir := "/proc/" + strconv.Itoa(pid)
 	stat, err := os.ReadFile(dir + "/stat")
 	if err != nil {
-		return usage{}, err
+		return Usage{}, err
 	}
 	status, err := os.ReadFile(dir + "/status")
 	if err != nil {
-		return usage{}, err
+		return Usage{}, err
 	}
 	cpu, err := statCPU(stat)
 	if err != nil {
-		return usage{}, err
+		return Usage{}, err
 	}
 	peak, err := statusPeak(status)
-	return usage{CPU: cpu, Peak: peak}, err
+	return Usage{CPU: cpu, Peak: peak}, err
 }
 
 // isMounted tells whether something is mounted at dir, from the text of

@@ -1,4 +1,4 @@
-package main
+package tool
 
 import (
 	"bytes"
@@ -17,18 +17,18 @@ import (
 // grace is how long a process that was asked to end may take.
 const grace = 15 * time.Second
 
-// command is one process to run.
-type command struct {
-	args []string
-	env  []string
-	dir  string // where it runs; empty: the program's own
+// Command is one process to run.
+type Command struct {
+	Args []string // the program first
+	Env  []string
+	Dir  string // where it runs; empty: the program's own
 }
 
 // process prepares it in a group of its own, so that a Ctrl-C at the
 // terminal reaches this program only, which then ends the group.
-func (c command) process(ctx context.Context, said *tail) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, c.args[0], c.args[1:]...)
-	cmd.Env, cmd.Dir = c.env, c.dir
+func (c Command) process(ctx context.Context, said *tail) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
+	cmd.Env, cmd.Dir = c.Env, c.Dir
 	cmd.Stdout, cmd.Stderr = said, said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
@@ -36,9 +36,9 @@ func (c command) process(ctx context.Context, said *tail) *exec.Cmd {
 	return cmd
 }
 
-// run runs it to its end. If read is not nil it consumes the standard output,
+// Run runs it to its end. If read is not nil it consumes the standard output,
 // to its end; its error counts like one of the process.
-func (c command) run(ctx context.Context, read func(io.Reader) error) (usage, error) {
+func (c Command) Run(ctx context.Context, read func(io.Reader) error) (Usage, error) {
 	said := &tail{}
 	cmd := c.process(ctx, said)
 	var out io.ReadCloser
@@ -46,13 +46,13 @@ func (c command) run(ctx context.Context, read func(io.Reader) error) (usage, er
 		cmd.Stdout = nil
 		var err error
 		if out, err = cmd.StdoutPipe(); err != nil {
-			return usage{}, err
+			return Usage{}, err
 		}
 	}
 	lightenUp()
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
-		return usage{}, err
+		return Usage{}, err
 	}
 	var readErr error
 	if read != nil {
@@ -66,15 +66,15 @@ func (c command) run(ctx context.Context, read func(io.Reader) error) (usage, er
 	if ctx.Err() != nil {
 		// What its children are, and did not end with it.
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		return usage{}, fmt.Errorf("%s: %w", c, context.Cause(ctx))
+		return Usage{}, fmt.Errorf("%s: %w", c, context.Cause(ctx))
 	}
 	if err != nil {
-		return usage{}, fmt.Errorf("%s: %w%s", c, err, said)
+		return Usage{}, fmt.Errorf("%s: %w%s", c, err, said)
 	}
 	if readErr != nil {
-		return usage{}, fmt.Errorf("%s: %w", c, readErr)
+		return Usage{}, fmt.Errorf("%s: %w", c, readErr)
 	}
-	u := usage{}
+	u := Usage{}
 	if r, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		u = rusageOf(r)
 	}
@@ -82,10 +82,10 @@ func (c command) run(ctx context.Context, read func(io.Reader) error) (usage, er
 	return u, nil
 }
 
-// output runs it and returns what it printed, at most 4 MiB.
-func (c command) output(ctx context.Context) ([]byte, error) {
+// Output runs it and returns what it printed, at most 4 MiB.
+func (c Command) Output(ctx context.Context) ([]byte, error) {
 	var b bytes.Buffer
-	_, err := c.run(ctx, func(r io.Reader) error {
+	_, err := c.Run(ctx, func(r io.Reader) error {
 		_, err := io.Copy(&b, io.LimitReader(r, 4<<20))
 		return err
 	})
@@ -93,9 +93,9 @@ func (c command) output(ctx context.Context) ([]byte, error) {
 }
 
 // String returns the program and its first arguments, for messages.
-func (c command) String() string {
-	name := c.args[0][strings.LastIndexByte(c.args[0], os.PathSeparator)+1:]
-	return strings.Join(append([]string{name}, c.args[1:min(len(c.args), 3)]...), " ")
+func (c Command) String() string {
+	name := c.Args[0][strings.LastIndexByte(c.Args[0], os.PathSeparator)+1:]
+	return strings.Join(append([]string{name}, c.Args[1:min(len(c.Args), 3)]...), " ")
 }
 
 // tail keeps the end of what is written to it, for messages. It is safe for
