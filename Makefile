@@ -9,6 +9,7 @@
 # make model   STATES states of the model of writers and pruners, for each setup
 # make fuzz    every fuzz target for FUZZTIME: runs (50000x) or time (10s)
 # make bench   cutbank beside other tools that are on the PATH
+# make remote  the same on a server far away: needs versitygw, which make test-services builds
 
 GO       ?= go
 FUZZTIME ?= 50000x
@@ -16,7 +17,7 @@ SOAK     ?= 15m
 STATES   ?= 40000000
 BENCH    ?=
 
-.PHONY: build demo test test-services check race slow soak model fuzz bench clean
+.PHONY: build demo test test-services check race slow soak model fuzz bench remote clean
 
 build:
 	$(GO) build -trimpath -o bin/cutbank ./cmd/cutbank
@@ -53,6 +54,9 @@ fuzz:
 
 bench:
 	$(GO) run ./bench/versus $(BENCH)
+
+remote:
+	$(GO) run ./bench/remote $(BENCH)
 
 clean:
 	rm -rf bin

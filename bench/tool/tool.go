@@ -2,12 +2,15 @@ package tool
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Tool is one program and how it is asked for each step. It keeps all its state
@@ -106,6 +109,53 @@ func New(name string, opt Options) (*Tool, error) {
 	}
 	makers[name](t, opt.Tree, opt.At)
 	return t, nil
+}
+
+// Go is the go command: what GO names, as in the Makefile.
+func Go() string {
+	if bin := os.Getenv("GO"); bin != "" {
+		return bin
+	}
+	return "go"
+}
+
+// Find returns the absolute path of one of Names: of the given binary, else of
+// what is on the PATH. Cutbank it builds into dir instead, from the module of the
+// current folder.
+func Find(ctx context.Context, name, given, dir string) (string, error) {
+	if given == "" && name == "cutbank" {
+		bin := filepath.Join(dir, name)
+		_, err := Command{Args: []string{Go(), "build", "-trimpath", "-o", bin, "github.com/cutbankfs/cutbank/cmd/cutbank"}}.Run(ctx, nil)
+		return bin, err
+	}
+	if given == "" {
+		given = name
+	}
+	bin, err := exec.LookPath(given)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(bin)
+}
+
+// About returns what the tool says of its version.
+func (t *Tool) About(ctx context.Context) (string, error) {
+	out, err := t.Command(t.Version).Output(ctx)
+	first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	return first, err
+}
+
+// CheckCount returns an error if the tool does not list that many snapshots.
+func (t *Tool) CheckCount(ctx context.Context, want int) error {
+	list, err := t.Command(t.List).Output(ctx)
+	if err != nil {
+		return err
+	}
+	got, err := t.Count(list)
+	if err == nil && got != want {
+		err = fmt.Errorf("%s lists %d snapshots after making %d", t.Name, got, want)
+	}
+	return err
 }
 
 // below returns a function that joins a path to a folder.

@@ -199,41 +199,26 @@ func (b *bench) writeSummary(lines *json.Encoder) error {
 // findTools fills in binaries and versions, and returns where Go is, if it is
 // anywhere. It builds cutbank from the module of the current folder.
 func (b *bench) findTools(ctx context.Context) (goroot string, err error) {
-	gobin := os.Getenv("GO")
-	if gobin == "" {
-		gobin = "go"
-	}
-	if out, err := (tool.Command{Args: []string{gobin, "env", "GOROOT"}}).Output(ctx); err == nil {
+	if out, err := (tool.Command{Args: []string{tool.Go(), "env", "GOROOT"}}).Output(ctx); err == nil {
 		goroot = strings.TrimSpace(string(out))
 	}
 	b.bins = map[string]string{}
 	b.setup = setup{V: 1, Type: "setup", Change: b.opt.change, Seed: b.opt.seed, Runs: b.opt.runs, Base: b.opt.tools[0], Cores: runtime.NumCPU(), Kernel: kernel(), Versions: map[string]string{}}
 	for _, name := range b.opt.tools {
-		switch {
-		case name != "cutbank":
-			if b.bins[name], err = exec.LookPath(name); err == nil {
-				b.bins[name], err = filepath.Abs(b.bins[name])
-			}
-		case b.opt.cutbank != "":
-			b.bins[name], err = filepath.Abs(b.opt.cutbank)
-		default:
-			b.bins[name] = filepath.Join(b.dir, "bin", name)
-			b.logf("building cutbank")
-			_, err = tool.Command{Args: []string{gobin, "build", "-trimpath", "-o", b.bins[name], "github.com/cutbankfs/cutbank/cmd/cutbank"}}.Run(ctx, nil)
+		given := ""
+		if name == "cutbank" {
+			given = b.opt.cutbank
 		}
-		if err != nil {
+		if b.bins[name], err = tool.Find(ctx, name, given, filepath.Join(b.dir, "bin")); err != nil {
 			return "", err
 		}
 		t, err := tool.New(name, tool.Options{Bin: b.bins[name], Base: filepath.Join(b.dir, "version", name), Tree: b.tree, Label: label})
 		if err != nil {
 			return "", err
 		}
-		out, err := t.Command(t.Version).Output(ctx)
-		if err != nil {
+		if b.setup.Versions[name], err = t.About(ctx); err != nil {
 			return "", err
 		}
-		first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-		b.setup.Versions[name] = first
 	}
 	return goroot, nil
 }

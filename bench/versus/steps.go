@@ -74,7 +74,7 @@ func snapshot(ctx context.Context, _ *bench, p *participant) (tool.Usage, error)
 	n := p.snapshots + 1
 	u, err := p.tool.Command(p.tool.Snapshot(n)).Run(ctx, nil)
 	if err == nil {
-		err = countSnapshots(ctx, p.tool, n)
+		err = p.tool.CheckCount(ctx, n)
 	}
 	if err != nil {
 		p.out = err // all that follows would be of another tree
@@ -82,18 +82,6 @@ func snapshot(ctx context.Context, _ *bench, p *participant) (tool.Usage, error)
 	}
 	p.snapshots = n
 	return u, nil
-}
-
-func countSnapshots(ctx context.Context, t *tool.Tool, want int) error {
-	list, err := t.Command(t.List).Output(ctx)
-	if err != nil {
-		return err
-	}
-	got, err := t.Count(list)
-	if err == nil && got != want {
-		err = fmt.Errorf("%s lists %d snapshots after making %d", t.Name, got, want)
-	}
-	return err
 }
 
 // restore brings the newest snapshot back, and counts.
