@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 )
 
@@ -40,13 +41,16 @@ func (db *DB) Compact(ctx context.Context) (CompactResult, error) {
 		return CompactResult{}, err
 	}
 	defer db.leave()
-	all, err := db.listSegments(ctx)
+	all, err := db.segmentInfos(ctx)
 	if err != nil {
 		return CompactResult{}, err
 	}
-	sv, err := db.survey(ctx, all, false)
+	sv, err := db.survey(ctx, sizesOf(all), false)
 	if err != nil {
 		return CompactResult{}, errors.Join(err, joinErrors(sv.bad))
+	}
+	if db.opt.Locked != nil {
+		sv.chooseUnlocked(db.unlocked(all))
 	}
 	sv.choose()
 	res, err := db.rewrite(ctx, sv)
@@ -91,7 +95,12 @@ func (db *DB) rewrite(ctx context.Context, sv *survey) (res CompactResult, err e
 		return w.res, err
 	}
 	for _, p := range done {
-		if err := db.backend.Remove(ctx, p.name.Object()); err != nil {
+		err := db.backend.Remove(ctx, p.name.Object())
+		if errors.Is(err, backend.ErrLocked) {
+			db.opt.Logf("%v", err) // by somebody else: it says nothing wrong
+			continue
+		}
+		if err != nil {
 			return w.res, fmt.Errorf("remove the merged segment %s: %w", p.name.Object(), err)
 		}
 		w.res.Replaced++

@@ -45,6 +45,11 @@ type Options struct {
 	// says less.
 	Lag time.Duration
 
+	// Locked reports whether a segment cannot be removed yet, and so is not
+	// merged; nil: none is locked. With it Compact also merges small segments of
+	// which nothing is unneeded, as soon as their locks have passed.
+	Locked func(backend.Info) bool
+
 	Logf   func(format string, args ...any) // nil drops what it is told
 	Random io.Reader                        // nil means crypto/rand
 }

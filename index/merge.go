@@ -106,11 +106,11 @@ func (db *DB) Merge(ctx context.Context) (merged int, err error) {
 		return 0, err
 	}
 	defer db.leave()
-	small, err := db.listSegments(ctx)
+	all, err := db.segmentInfos(ctx)
 	if err != nil {
 		return 0, err
 	}
-	maps.DeleteFunc(small, func(_ SegmentName, size int64) bool { return size > db.smallObject() })
+	small := db.withoutLocked(all)
 	if len(small) <= mergeBeyond {
 		return 0, nil
 	}

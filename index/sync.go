@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
@@ -148,13 +149,18 @@ func (db *DB) noteVanished(before, listed map[SegmentName]int64) {
 
 // listSegments returns the segments of the repository and their sizes.
 func (db *DB) listSegments(ctx context.Context) (map[SegmentName]int64, error) {
-	listed := map[SegmentName]int64{}
+	listed, err := db.segmentInfos(ctx)
+	return sizesOf(listed), err
+}
+
+func (db *DB) segmentInfos(ctx context.Context) (map[SegmentName]backend.Info, error) {
+	listed := map[SegmentName]backend.Info{}
 	for info, err := range db.backend.List(ctx, segmentPrefix) {
 		if err != nil {
 			return nil, fmt.Errorf("list the index segments: %w", err)
 		}
 		if name, ok := ParseSegmentName(info.Name); ok {
-			listed[name] = info.Size
+			listed[name] = info
 		}
 	}
 	return listed, nil

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
@@ -71,6 +72,10 @@ type KeyChange struct {
 	KeyInfo
 	New     ID // the key that takes its place; zero for none
 	Dropped bool
+
+	// Locked is until when the old key is locked, and opens what it opened
+	// before, the owner's seed included; zero: it is gone.
+	Locked time.Time
 }
 
 // keyPlan is how one key is to be replaced.
@@ -224,10 +229,12 @@ func (r *Repo) replaceKeys(ctx context.Context, on bool, plans []keyPlan, change
 			return err
 		}
 	}
-	for _, p := range plans {
-		if err := r.removeKey(ctx, p.state); err != nil {
+	for i, p := range plans {
+		until, err := r.removeKey(ctx, p.state)
+		if err != nil {
 			return err
 		}
+		changes[i].Locked = until
 	}
 	err := r.changeConfig(ctx, func(c *Config) error {
 		c.AppendOnly = on

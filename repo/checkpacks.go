@@ -263,7 +263,7 @@ func (c *checker) writeLedger(ctx context.Context, last bool) {
 	found := c.found
 	c.found, c.noted = nil, c.r.opt.Now()
 	c.mu.Unlock()
-	if len(found) == 0 {
+	if len(found) == 0 || c.r.readOnly != nil {
 		return
 	}
 	err := c.r.addLedger(ctx, found)

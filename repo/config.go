@@ -36,7 +36,7 @@ type Config struct {
 	FrameSize  int            `json:"frame_size"`
 	PackSize   int            `json:"pack_size"`
 	AppendOnly bool           `json:"append_only,omitempty"`
-	Lock       string         `json:"lock,omitempty"`   // object lock, a duration
+	Lock       string         `json:"lock,omitempty"`   // how long objects are locked, as time.ParseDuration reads it
 	Parity     string         `json:"parity,omitempty"` // per cent of a pack, as ParseParity reads it
 
 	// NoFencing says that the place does not keep to create-if-absent. Then no
@@ -115,6 +115,9 @@ func (c *Config) check() error {
 		return fmt.Errorf("chunks of up to %d bytes: want 16 MiB at most", c.Splitter.Max)
 	}
 	if _, err := ParseLag(c.ListingLag); err != nil {
+		return err
+	}
+	if err := c.checkLock(); err != nil {
 		return err
 	}
 	_, err := ParseParity(c.Parity)

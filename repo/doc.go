@@ -149,6 +149,42 @@
 // Puts and Removes that are done late or once more, and clocks of any sort. TestMutations shows of each step and each order that
 // without it data is lost, or something unneeded stays for ever.
 //
+// # Locks
+//
+// Where the config says so (lock), objects are locked when they are stored, for
+// that long: nobody, with whatever rights, removes or changes them before. Others
+// can be stored over them, and marks of removal, which hide them; they are there all
+// the same, as versions. Locked are config, keys, writers, packs, index, snapshots,
+// marks and parity. Intents, condemned and forgotten records and ledgers are not
+// (lock.go says why). Removing means removing all versions: what our programs
+// removed is gone for good, and what is hidden was hidden by somebody else.
+//
+// Locks of what live snapshots need are lengthened when less than half of the time
+// is left: by every prune and by KeepLocks, which look at everything, and by a
+// session for the packs that it leans on, before it puts its record. So what is
+// needed is locked for half of the time at least, if one of the two runs as often.
+// Condemned packs of which all that is needed was copied, forgotten records and
+// removed keys are not locked any longer, and small segments neither: prune
+// merges those whose locks have passed into one that is locked anew, and the packs
+// tell what they told. Whether the time of storing tells that a lock lasts is asked
+// first, which costs nothing; then what this machine remembers of the store's
+// answers; then the store.
+//
+// A lock that has not passed is no error to who removes: a condemned pack stays
+// condemned, its record stays until all its packs are gone, and each prune tries
+// again. A forgotten record is hidden until then. A removed key opens until then what
+// it has opened. Of what else is to go, what is locked is left to the next prune.
+//
+// All names are taken once, by create-if-absent. So the oldest version under a name
+// is the one that took it, or junk that somebody had put there before and removed
+// himself: the oldest that ends with its own hash is what is read (Oldest), and it
+// is proven like any other by who reads it. RepairVersions makes it the newest again,
+// by removing what lies over it. Only what is read in this way, or found so by
+// KeepLocks, is not fooled by versions; all else sees the newest.
+//
+// Times are of the machine that stores: a store takes no request of one whose clock
+// is wrong by more than minutes.
+//
 // # Parity
 //
 // Where the config asks for it, each pack is followed by parity/<pack>, put by
@@ -275,7 +311,12 @@
 // a whole to an older state: that brings back a password that was removed, and the
 // word that a revoked writer may write. A key alone that is put back is given
 // nothing. Against all that there are copies elsewhere, object locks, and storage
-// that does not let nodes delete.
+// that does not let nodes delete. With locks (init --lock) who can write destroys
+// nothing that is younger than the lock or needed by a snapshot, as long as prune or
+// lock run: he can hide it until it is put back, bring back what was forgotten and is
+// not gone yet, and make storing cost, by objects and locks of his own. Who holds the
+// owner's key too can forget snapshots, whose packs then go when their locks have
+// passed: there is that long to notice.
 //
 // Junk under our names hides nothing that is there. It is passed over, or stops a
 // command, which names it: verify names all, and it may be removed from the
@@ -350,6 +391,7 @@
 //	check*, ledger, coverage, losses        verification, and its memory
 //	repair*, salvage, rescue, lose*         what brings back, or does without
 //	heal, parity                            parity
+//	lock, keeplocks, lockhints, versions    objects that nobody can remove
 //	keys, keyset, grants, rotate            passwords and key epochs
 //	writers, owners, credential,            who else may write; who may not
 //	appendonly, localpages*                 remove; what such a node remembers

@@ -17,7 +17,7 @@ import (
 // kinds are gone for readers, and their chunks for prune.
 type ForgetResult struct {
 	Removed []ID // records that are removed
-	Hidden  []ID // records that stay, hidden, until nobody can put them again
+	Hidden  []ID // records that stay, hidden, until nobody can put them again and their locks have passed
 }
 
 // Forget makes snapshots absent. Their chunks stay until prune. Where the intent
@@ -48,7 +48,7 @@ func (r *Repo) Forget(ctx context.Context, ids []ID) (ForgetResult, error) {
 					continue
 				}
 				_, at := intents[id]
-				if err = r.forget(ctx, id, mayRemoveRecord(at, r.settled(info, newest(records, intents))), &res); err != nil {
+				if err = r.forget(ctx, id, info, mayRemoveRecord(at, r.settled(info, newest(records, intents))), &res); err != nil {
 					break
 				}
 			}
@@ -82,7 +82,7 @@ func newest(records map[string]backend.Info, intents map[ID]intentState) (t time
 	return t
 }
 
-func (r *Repo) forget(ctx context.Context, id ID, remove bool, res *ForgetResult) error {
+func (r *Repo) forget(ctx context.Context, id ID, info backend.Info, remove bool, res *ForgetResult) error {
 	state, err := r.stateOf(ctx, id)
 	if err != nil || state != aRecord {
 		return err // a tombstone stays: its writer must find its name taken
@@ -94,7 +94,16 @@ func (r *Repo) forget(ctx context.Context, id ID, remove bool, res *ForgetResult
 		res.Hidden = append(res.Hidden, id)
 		return nil
 	}
-	if err := r.b.Remove(ctx, "snapshots/"+id.String()); err != nil {
+	locked, err := r.removeInfo(ctx, info)
+	if err == nil && !locked.IsZero() {
+		// It stays until its lock has passed. Nobody reads it any more.
+		if err := r.hide(ctx, id); err != nil {
+			return err
+		}
+		res.Hidden = append(res.Hidden, id)
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -119,8 +128,10 @@ func (r *Repo) hide(ctx context.Context, id ID) error {
 		if _, ok := hidden[id.String()]; ok || err != nil {
 			return err
 		}
-		if err := r.b.Remove(ctx, name); err != nil {
+		if until, err := r.remove(ctx, name); err != nil {
 			return err
+		} else if !until.IsZero() {
+			return fmt.Errorf("%s: what is there hides nothing, and cannot be removed: %w", name, &backend.LockedError{Name: name, Until: until})
 		}
 	}
 	return fmt.Errorf("%s: something else is put there again and again: %w", name, fs.ErrExist)
@@ -164,7 +175,7 @@ func (r *Repo) intents(ctx context.Context) (map[ID]intentState, error) {
 // heartbeats first.
 func (r *Repo) removeIntentOf(ctx context.Context, id ID, in intentState) error {
 	for _, name := range append(slices.Clone(in.beats), intentName(id)) {
-		if err := r.b.Remove(ctx, name); err != nil {
+		if _, err := r.remove(ctx, name); err != nil {
 			return err
 		}
 	}
@@ -184,6 +195,9 @@ func (r *Repo) tidy(ctx context.Context) error {
 		return err
 	}
 	if err := r.sweepParts(ctx); err != nil {
+		return err
+	}
+	if err := r.sweepKeys(ctx); err != nil {
 		return err
 	}
 	_, err := r.sweepParity(ctx)
@@ -218,10 +232,13 @@ func (r *Repo) sweepForgotten(ctx context.Context) error {
 		if !ok || !mayRemoveRecord(at, !there || r.settled(info, now)) {
 			continue
 		}
-		for _, object := range []string{"snapshots/" + name, "forgotten/" + name} {
-			if err := r.b.Remove(ctx, object); err != nil {
-				return err
-			}
+		if until, err := r.remove(ctx, "snapshots/"+name); err != nil {
+			return err
+		} else if !until.IsZero() {
+			continue // what hides it must stay, too
+		}
+		if _, err := r.remove(ctx, "forgotten/"+name); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -265,7 +282,7 @@ func (r *Repo) sweepBelow(ctx context.Context, prefix, ownerPrefix string, owner
 	if err != nil {
 		return err
 	}
-	for name := range infos {
+	for name, info := range infos {
 		of := owner(name)
 		if of == "" {
 			continue
@@ -273,7 +290,7 @@ func (r *Repo) sweepBelow(ctx context.Context, prefix, ownerPrefix string, owner
 		if _, there := owners[of]; there {
 			continue
 		}
-		if err := r.b.Remove(ctx, prefix+name); err != nil {
+		if _, err := r.removeInfo(ctx, info); err != nil {
 			return fmt.Errorf("remove %s%s, which belongs to nothing: %w", prefix, name, err)
 		}
 	}

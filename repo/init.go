@@ -33,6 +33,14 @@ type InitOptions struct {
 	// ListingLag is how long a change may stay unseen by the place's listings, where
 	// the place does not say so itself; an hour at most.
 	ListingLag time.Duration
+
+	// Lock is how long each object is locked from when it is stored, by a place
+	// that is a backend.Vault; 0: not at all. Nobody can take that back.
+	Lock time.Duration
+
+	// Provisional: another key takes the place of the first one at once, as in
+	// append-only mode. It is not locked, so that it can go.
+	Provisional bool
 }
 
 // Init makes a repository in b, which must be empty but for what an interrupted
@@ -41,6 +49,20 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	stale, err := leftKeys(ctx, b)
 	if err != nil {
 		return nil, err
+	}
+	vault, err := in.vault(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	// The key is locked at the end: one of an interrupted Init must go again.
+	until := func(name string) time.Time {
+		if !isLocked(name) || strings.HasPrefix(name, "keys/") {
+			return time.Time{}
+		}
+		return opt.Now().Add(in.Lock)
+	}
+	if vault != nil {
+		b = backend.Locked(vault, until)
 	}
 	if in.NoFencing {
 		b = backend.LookFirst(b)
@@ -74,7 +96,10 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	} else if ring, err = seal.NewRing(id.String(), opt.Random); err != nil {
 		return nil, err
 	}
-	cfg.NoFencing, cfg.ListingLag = in.NoFencing, ""
+	cfg.NoFencing, cfg.ListingLag, cfg.Lock = in.NoFencing, "", ""
+	if in.Lock != 0 {
+		cfg.Lock = formatLock(in.Lock)
+	}
 	if in.ListingLag != 0 {
 		cfg.ListingLag = in.ListingLag.String()
 	}
@@ -112,12 +137,58 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	if err := sleep(ctx, max(b.Lag(), in.ListingLag)); err != nil {
 		return nil, err
 	}
+	if vault != nil {
+		if err := lockFirst(ctx, vault, keyName(key), opt.Now().Add(in.Lock), in.Provisional); err != nil {
+			return nil, err
+		}
+		b = vault
+	}
 	r, err := open(ctx, b, k, key, opt)
 	if err == nil {
 		r.use(ctx, u)
 		r.reserve()
 	}
 	return r, err
+}
+
+// vault returns b as what can lock, if that is asked for; nil if it is not.
+func (in *InitOptions) vault(ctx context.Context, b backend.Backend) (backend.Vault, error) {
+	if in.Lock == 0 {
+		return nil, nil
+	}
+	if err := CheckLock(in.Lock); err != nil {
+		return nil, err
+	}
+	if in.NoFencing {
+		return nil, fmt.Errorf("what is put twice cannot be locked: a lock needs a place that keeps to create-if-absent: %w", errors.ErrUnsupported)
+	}
+	v, ok := b.(backend.Vault)
+	if !ok {
+		return nil, fmt.Errorf("%s locks no objects, only buckets of S3 with Object Lock do: %w", b, errors.ErrUnsupported)
+	}
+	return v, v.Lockable(ctx)
+}
+
+// lockFirst locks the key of a new repository, and looks whether the config is:
+// some stores take a lock and do not keep it.
+func lockFirst(ctx context.Context, v backend.Vault, key string, until time.Time, provisional bool) error {
+	names := []string{configName(1)}
+	if !provisional {
+		if err := v.Lock(ctx, key, "", until); err != nil {
+			return fmt.Errorf("the repository is made, but its key is not locked: %w; `cutbank lock` does it", err)
+		}
+		names = append(names, key)
+	}
+	for _, name := range names {
+		got, err := v.LockedUntil(ctx, name, "")
+		if err != nil {
+			return err
+		}
+		if got.Before(until.Add(-time.Hour)) {
+			return fmt.Errorf("%s has taken a lock of %s until %s and does not keep it: what is there is not protected: %w", v, name, until.UTC().Format(time.RFC3339), errors.ErrUnsupported)
+		}
+	}
+	return nil
 }
 
 // probeDir is where Init tries the place out.
@@ -182,7 +253,7 @@ func putFirst(ctx context.Context, b backend.Backend, key string, keyData, confi
 		}
 	}
 	for _, name := range stale {
-		if err := b.Remove(after, name); err != nil {
+		if err := b.Remove(after, name); err != nil && !errors.Is(err, backend.ErrLocked) {
 			return fmt.Errorf("the repository is made, but %s of an interrupted init is left in it and must be removed: %w", name, err)
 		}
 	}

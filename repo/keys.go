@@ -417,6 +417,9 @@ func keySize(info backend.Info) error {
 
 // ownerOnly refuses what only the owner's key may do.
 func (r *Repo) ownerOnly(what string) error {
+	if r.readOnly != nil {
+		return r.readOnly
+	}
 	if r.k.Self() == r.k.Owner() {
 		return nil
 	}

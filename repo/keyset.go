@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
@@ -285,7 +287,11 @@ func (r *Repo) RemoveKey(ctx context.Context, prefix string) (ID, error) {
 	if err := r.noteRemoved(ctx, s.ID); err != nil {
 		return s.ID, err
 	}
-	return s.ID, r.removeKey(ctx, s)
+	locked, err := r.removeKey(ctx, s)
+	if err == nil && !locked.IsZero() {
+		err = fmt.Errorf("key %s is given nothing more, but opens what it has opened so far until its lock has passed, and a prune removes it then: %w", s.ID, &backend.LockedError{Name: keyName(s.ID), Until: locked})
+	}
+	return s.ID, err
 }
 
 func (r *Repo) noteRemoved(ctx context.Context, ids ...ID) error {
@@ -306,12 +312,47 @@ func (c *Config) addRemoved(ids []ID) {
 
 // removeKey removes all objects of a key: its file first, so that the key is
 // gone when the first Remove has been acknowledged.
-func (r *Repo) removeKey(ctx context.Context, s *keyState) error {
+//
+// What of it is locked stays, and until then the password opens what it opened
+// before; locked tells how long. The caller has noted that the key is removed:
+// prune removes it then, and nobody locks it any longer.
+func (r *Repo) removeKey(ctx context.Context, s *keyState) (locked time.Time, err error) {
 	slices.Sort(s.names) // "keys/<id>" comes before "keys/<id>.<n>"
 	for _, name := range s.names {
-		if err := r.b.Remove(ctx, name); err != nil {
-			return err
+		until, err := r.remove(ctx, name)
+		if err != nil {
+			return locked, err
+		}
+		if until.After(locked) {
+			locked = until
+		}
+	}
+	return locked, nil
+}
+
+// sweepKeys removes what is left of keys that were removed while they were locked.
+func (r *Repo) sweepKeys(ctx context.Context) error {
+	if r.vault == nil || len(r.cfg.Removed) == 0 {
+		return nil
+	}
+	infos, err := r.names(ctx, "keys/")
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(infos)) {
+		if r.keyRemoved(name) {
+			if _, err := r.removeInfo(ctx, infos[name]); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// keyRemoved reports whether an object below keys/ belongs to a key that was
+// removed.
+func (r *Repo) keyRemoved(name string) bool {
+	base, _, _ := strings.Cut(name, ".")
+	id, ok := ParseID(base)
+	return ok && slices.Contains(r.cfg.Removed, id)
 }

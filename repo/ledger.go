@@ -281,7 +281,7 @@ func (r *Repo) mergeLedgers(ctx context.Context) error {
 		return err
 	}
 	for _, name := range l.objects {
-		if err := r.b.Remove(ctx, name); err != nil {
+		if _, err := r.remove(ctx, name); err != nil {
 			return fmt.Errorf("remove the merged %s: %w", name, err)
 		}
 	}

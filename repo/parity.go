@@ -34,6 +34,7 @@ type ParityProgress struct{ Packs, PacksTotal, Bytes, BytesTotal atomic.Uint64 }
 type ParityResult struct {
 	Packs, Bytes uint64              // packs that got parity, and its bytes
 	Renewed      uint64              // of the packs those whose parity was damaged
+	Locked       uint64              // packs whose parity is damaged, and locked: it stays as it is
 	Had          uint64              // packs that had parity and keep it
 	Damaged      map[pack.Name]error // packs that got none, for they are damaged themselves
 }
@@ -167,8 +168,13 @@ func (a *parityAdder) pack(ctx context.Context, name pack.Name, size int64, rene
 			return nil
 		}
 		if renew {
-			if err := a.r.b.Remove(ctx, parity.Object(name)); err != nil {
+			until, err := a.r.remove(ctx, parity.Object(name))
+			if err != nil {
 				return err
+			}
+			if !until.IsZero() {
+				a.res.Locked++
+				return nil
 			}
 		}
 		if err := a.r.store.PutParity(ctx, name, p, a.opt.Percent); err != nil {
@@ -198,15 +204,16 @@ func (r *Repo) sweepParity(ctx context.Context) (removed int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for last := range objects {
+	for last, info := range objects {
 		name, ok := parity.ParseObject("parity/" + last)
 		if _, there := packs[name]; !ok || there {
 			continue
 		}
-		if err := r.b.Remove(ctx, parity.Object(name)); err != nil {
+		if until, err := r.removeInfo(ctx, info); err != nil {
 			return removed, err
+		} else if until.IsZero() {
+			removed++
 		}
-		removed++
 	}
 	return removed, nil
 }

@@ -81,7 +81,11 @@ type PruneResult struct {
 	Copied  uint64   // stored bytes written
 	Removed PackSums // packs removed
 	Left    PackSums // packs condemned, which wait for a writer
+	Locked  PackSums // packs condemned, which wait until their locks have passed
 	Parity  PackSums // packs that got parity, and its bytes
+
+	LockedUntil time.Time  // when the last of those locks ends; zero if there is none
+	Locks       LockResult // what was done about the locks of what is needed
 
 	Waiting []Waiting        // the writers that Left waits for; of a dry run all that are at work or silent
 	Dead    []ID             // writers that were declared dead
@@ -113,6 +117,8 @@ type pruner struct {
 	ready   map[string]bool             // whose writers are all resolved
 	see     view
 	stay    map[pack.Name]error
+	locked  map[pack.Name]bool // condemned packs whose locks have not passed
+	needed  map[pack.Name]bool // packs of which live snapshots need something; nil: nobody knows
 }
 
 // Prune removes what no snapshot needs. It may run beside anything, and any
@@ -140,13 +146,20 @@ func (r *Repo) Prune(ctx context.Context, opt PruneOptions) (PruneResult, error)
 	if err := r.ownerOnly("prune"); err != nil {
 		return p.res, err
 	}
-	if err := p.plan(ctx); err != nil {
-		return p.res, err
-	}
-	if opt.DryRun {
+	err := p.plan(ctx)
+	if err == nil && opt.DryRun {
 		return p.res, p.foresee(ctx)
 	}
-	if err := p.run(ctx); err != nil {
+	if err == nil {
+		err = p.run(ctx)
+	}
+	if r.vault != nil && !opt.DryRun && ctx.Err() == nil {
+		// Also where prune cannot decide: what is damaged must not lose its lock.
+		var lerr error
+		p.res.Locks, lerr = r.keepLocks(ctx, p, LockOptions{})
+		err = errors.Join(err, lerr)
+	}
+	if err != nil {
 		return p.res, err
 	}
 	if err := r.tidy(ctx); err != nil {
@@ -334,7 +347,7 @@ func (p *pruner) putPart(ctx context.Context, id string, rec *condemnedRecord, w
 		old := rec.parts
 		rec.parts, rec.waits, rec.wait = []string{name}, true, wait
 		for _, part := range old {
-			if err := p.r.b.Remove(ctx, part); err != nil {
+			if _, err := p.r.remove(ctx, part); err != nil {
 				return err
 			}
 		}
@@ -411,17 +424,23 @@ func (p *pruner) removePacks(ctx context.Context) error {
 		return err
 	}
 	var gone []pack.Name
+	p.locked, p.res.Locked, p.res.LockedUntil = map[pack.Name]bool{}, PackSums{}, time.Time{}
 	err = p.eachReady(func(_ string, rec *condemnedRecord) error {
 		old := backend.Late(p.r.b) > 0 && p.r.settled(rec.info, p.see.latest)
 		for _, name := range rec.packs {
 			if _, listed := p.see.packs[name]; p.stay[name] != nil || old && !listed {
 				continue
 			}
-			if err := p.r.b.Remove(ctx, name.Object()); err != nil {
+			until, err := p.removePack(ctx, name)
+			if err != nil {
 				return err
 			}
-			if _, ok := parity[name.String()]; ok {
-				if err := p.r.b.Remove(ctx, "parity/"+name.String()); err != nil {
+			if !until.IsZero() {
+				p.waitForLock(name, until)
+				continue
+			}
+			if info, ok := parity[name.String()]; ok {
+				if _, err := p.r.removeInfo(ctx, info); err != nil { // tidy removes what is locked
 					return err
 				}
 			}
@@ -437,6 +456,25 @@ func (p *pruner) removePacks(ctx context.Context) error {
 		err = errors.Join(err, p.r.ix.Drop(context.WithoutCancel(ctx), gone))
 	}
 	return err
+}
+
+// removePack removes a pack unless it is locked.
+func (p *pruner) removePack(ctx context.Context, name pack.Name) (time.Time, error) {
+	if info, ok := p.see.packs[name]; ok {
+		return p.r.removeInfo(ctx, info)
+	}
+	return p.r.remove(ctx, name.Object())
+}
+
+// waitForLock notes that a pack stays condemned until its lock has passed.
+func (p *pruner) waitForLock(name pack.Name, until time.Time) {
+	if info, ok := p.see.packs[name]; ok {
+		p.res.Locked.add(info.Size)
+	}
+	p.locked[name] = true
+	if until.After(p.res.LockedUntil) {
+		p.res.LockedUntil = until
+	}
 }
 
 // eachReady calls f for every record whose writers are resolved, in order.
@@ -459,12 +497,12 @@ func (p *pruner) endCondemned(ctx context.Context) error {
 			return nil
 		}
 		for _, name := range rec.packs {
-			if p.stay[name] != nil {
+			if p.stay[name] != nil || p.locked[name] {
 				return nil
 			}
 		}
 		for _, name := range append(slices.Clone(rec.parts), "condemned/"+id) {
-			if err := p.r.b.Remove(ctx, name); err != nil {
+			if _, err := p.r.remove(ctx, name); err != nil {
 				return err
 			}
 		}

@@ -50,6 +50,7 @@ type planner struct {
 	seen    map[pack.Name]struct{}
 	all     []candidate
 	smalls  map[pack.Kind]int
+	uses    map[pack.Name]bool // of which something is needed, or nobody knows
 }
 
 // plan marks what is needed, and chooses the packs to condemn. It decides
@@ -101,6 +102,7 @@ func (p *pruner) plan(ctx context.Context) error {
 		// removed those of a snapshot that was forgotten since it was marked.
 	}
 	pl.choose()
+	pl.pruner.needed = pl.uses
 	return nil
 }
 
@@ -154,7 +156,7 @@ func (p *pruner) discard(ctx context.Context) error {
 		if !errors.Is(err, chunk.ErrCorrupt) {
 			continue
 		}
-		if err := p.r.b.Remove(ctx, "condemned/"+name); err != nil {
+		if _, err := p.r.remove(ctx, "condemned/"+name); err != nil {
 			return err
 		}
 		p.opt.Warnf("removed condemned/%s, which could not be read", name)
@@ -178,6 +180,7 @@ func (pl *planner) weighAll(ctx context.Context) error {
 	}
 	pl.live.release()
 	pl.last, pl.seen, pl.smalls, pl.all = map[pack.Name]bool{}, map[pack.Name]struct{}{}, map[pack.Kind]int{}, nil
+	pl.uses = map[pack.Name]bool{}
 	pl.res.AtWork = PackSums{}
 	trusted, err := pl.r.trust(ctx)
 	if err != nil {
@@ -245,6 +248,9 @@ func (pl *planner) weigh(t *pack.Trailer) {
 			c.why = repack
 		}
 	}
+	if c.needed > 0 || c.why < 0 {
+		pl.uses[t.Name] = true
+	}
 	pl.consider(c, t.Header)
 }
 
@@ -288,6 +294,7 @@ func (pl *planner) weighUnlisted(ctx context.Context, homeless uint64) error {
 			return err
 		case homeless > 0:
 			pl.stay[name] = fmt.Errorf("pack %s: %w", name, err)
+			pl.uses[name] = true
 		default:
 			pl.all = append(pl.all, candidate{name: name, size: info.Size, why: unneeded})
 		}

@@ -288,14 +288,16 @@ func (p *repairer) segments(ctx context.Context, damaged map[string]error, faile
 			p.report(RepairStep{Do: RepairDamaged, Object: name, Err: fmt.Errorf("it stays, for %d packs that exist are listed by no other: %w", failed, err)})
 			continue
 		}
+		if !p.opt.DryRun {
+			if until, rerr := p.r.remove(ctx, name); rerr != nil {
+				return rerr
+			} else if !until.IsZero() {
+				p.report(RepairStep{Do: RepairDamaged, Object: name, Err: fmt.Errorf("%w; %w", err, &backend.LockedError{Name: name, Until: until})})
+				continue
+			}
+		}
 		p.report(RepairStep{Do: RepairRemoved, Object: name, Err: err})
 		p.res.Segments++
-		if p.opt.DryRun {
-			continue
-		}
-		if err := p.r.b.Remove(ctx, name); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
@@ -39,8 +40,11 @@ func (p *repairer) notes(ctx context.Context) error {
 				return err
 			}
 			if !p.opt.DryRun {
-				if err := p.r.b.Remove(ctx, name); err != nil {
+				if until, err := p.r.remove(ctx, name); err != nil {
 					return err
+				} else if !until.IsZero() {
+					p.report(RepairStep{Do: RepairDamaged, Object: name, Err: &backend.LockedError{Name: name, Until: until}})
+					continue
 				}
 			}
 			p.res.Notes++

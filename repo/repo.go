@@ -52,6 +52,9 @@ type Repo struct {
 	ix    *index.DB
 	store *chunkstore.Store
 
+	vault    backend.Vault // nil: nothing is locked
+	readOnly error         // not nil: why nothing is written here
+
 	mu      sync.Mutex
 	records map[ID]*Snapshot // immutable, so decoded once
 	dirs    map[ID]string    // Dir of each snapshot
@@ -118,9 +121,10 @@ func open(ctx context.Context, b backend.Backend, k *seal.Keys, key ID, opt Opti
 		return nil, err
 	}
 	if r.cfg.NoFencing {
-		b = backend.LookFirst(b)
-		r.b = b
+		r.b = backend.LookFirst(b)
 	}
+	r.useLocks()
+	b = r.b
 	if err := r.readWriters(ctx); err != nil {
 		return nil, err
 	}
@@ -128,7 +132,7 @@ func open(ctx context.Context, b backend.Backend, k *seal.Keys, key ID, opt Opti
 	if opt.CacheDir != "" {
 		dir = index.RepoDir(opt.CacheDir, r.cfg.Repo.String())
 	}
-	ix, err := index.Open(ctx, b, k, index.Options{Dir: dir, Logf: opt.Logf, Random: opt.Random, MaxBytes: opt.CacheLimit, Lag: r.lag()})
+	ix, err := index.Open(ctx, b, k, index.Options{Dir: dir, Logf: opt.Logf, Random: opt.Random, MaxBytes: opt.CacheLimit, Lag: r.lag(), Locked: r.segmentLocked()})
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore"
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
@@ -24,6 +25,7 @@ type RotateResult struct {
 	Granted []KeyInfo // keys that open it
 	Left    []KeyInfo // keys that do not: of older programs, or not signed by the owner
 	Dropped []KeyInfo // keys that were removed
+	Locked  time.Time // when the last of those goes whose locks have not passed; zero: all are gone
 	Damaged error     // what could not be read in keys/
 }
 
@@ -183,7 +185,10 @@ func (p *rotation) tidy(ctx context.Context) error {
 	for _, s := range states {
 		switch {
 		case slices.Contains(p.drop, s.ID):
-			err = r.removeKey(ctx, s)
+			var until time.Time
+			if until, err = r.removeKey(ctx, s); until.After(p.res.Locked) {
+				p.res.Locked = until
+			}
 		case s.public != nil && s.Epoch < p.res.Epoch && !s.writes && !slices.Contains(p.cfg.Removed, s.ID):
 			err = r.grant(ctx, keyOwner{s.ID, s.public, s.Label}, p.epochs)
 			p.res.Granted = append(p.res.Granted, s.KeyInfo)

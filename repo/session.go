@@ -39,6 +39,9 @@ type Session struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 	n    int // heartbeats tried
+
+	began time.Time
+	found map[pack.Name]time.Time // when packs were stored that were there; nil: nothing is locked
 }
 
 // Begin announces a writer, learns what it may lean on, and adopts packs that
@@ -58,7 +61,7 @@ func (r *Repo) begin(ctx context.Context, lean func(pack.Name) bool) (*Session, 
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{ID: id, r: r}
+	s := &Session{ID: id, r: r, began: r.opt.Now()}
 	see := &view{r: r}
 	for _, st := range beginOrder {
 		if st == doAnnounce {
@@ -72,6 +75,12 @@ func (r *Repo) begin(ctx context.Context, lean func(pack.Name) bool) (*Session, 
 		}
 	}
 	usable := see.usable()
+	if r.vault != nil {
+		s.found = map[pack.Name]time.Time{}
+		for name := range usable {
+			s.found[name] = see.packs[name].ModTime
+		}
+	}
 	if err = r.adopt(ctx, usable); err == nil {
 		err = r.keepTrusted(ctx, usable, lean)
 	}
@@ -271,6 +280,13 @@ func (s *Session) Commit(ctx context.Context, rec *Snapshot) error {
 	if err := s.r.MayWrite(ctx, rec.Name); err != nil { // it may have been revoked meanwhile
 		s.end(ctx)
 		return err
+	}
+	if s.r.vault != nil {
+		// What is committed is locked: nothing is that could not be.
+		if err := s.r.keepLocked(ctx, s.Writer.Leaned(), s.found, s.began); err != nil {
+			s.end(ctx)
+			return err
+		}
 	}
 	rec.V, rec.ID = 1, s.ID
 	stats := s.Writer.Stats()

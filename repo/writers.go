@@ -188,6 +188,9 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 // MayWrite checks that these keys may still write, and snapshots of that name
 // unless it is empty: ErrRefused if not. It asks the repository anew.
 func (r *Repo) MayWrite(ctx context.Context, name string) error {
+	if r.readOnly != nil {
+		return r.readOnly
+	}
 	if err := r.readWriters(ctx); err != nil {
 		return err
 	}

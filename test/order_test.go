@@ -101,6 +101,9 @@ var chances = map[string]string{
 	"test/gen/gen.go math/rand/v2":                          "seeded",
 	"test/gen/mutate.go math/rand/v2":                       "seeded",
 	"chunkstore/backend/web/busy.go time":                   "how long a server asks to be left alone, minutes at most",
+	"chunkstore/backend/backendtest/archive.go time":        "the default clock of a server; tests set another",
+	"chunkstore/backend/backendtest/vault.go time":          "real servers' locks pass by their own clocks",
+	"chunkstore/backend/s3/vault.go time":                   "what a store refuses after a lock has passed is not refused for the lock",
 }
 
 func TestNobodyAsksTheClock(t *testing.T) {

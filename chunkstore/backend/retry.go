@@ -28,9 +28,13 @@ import (
 // unclear is ErrUnclear, and not ErrNotDone, whatever the last answer was.
 //
 // A call that has succeeded may have left an earlier one of itself under way: see
-// Late.
+// Late. A Vault stays one.
 func Retry(b Backend, backoff func(n int) (wait time.Duration, again bool), again func(name string) bool) Backend {
-	return &retry{b, backoff, again}
+	r := &retry{b, backoff, again}
+	if v, ok := b.(Vault); ok {
+		return &retryVault{r, v}
+	}
+	return r
 }
 
 type retry struct {
@@ -45,7 +49,7 @@ type retry struct {
 func Transient(err error) bool {
 	for _, fact := range []error{
 		fs.ErrExist, fs.ErrNotExist, fs.ErrPermission, fs.ErrInvalid, io.ErrUnexpectedEOF, errors.ErrUnsupported,
-		context.Canceled, context.DeadlineExceeded, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS,
+		context.Canceled, context.DeadlineExceeded, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, ErrLocked, ErrOldest,
 	} {
 		if errors.Is(err, fact) {
 			return false
@@ -72,11 +76,15 @@ func (r *retry) do(ctx context.Context, f func(n int) error) error {
 }
 
 func (r *retry) Put(ctx context.Context, name string, p []byte) error {
+	return r.put(ctx, name, p, r.Backend.Put)
+}
+
+func (r *retry) put(ctx context.Context, name string, p []byte, put func(context.Context, string, []byte) error) error {
 	again := r.again != nil && r.again(name)
 	doubt := false // an earlier one may have been done
 	var last error // ends it, though it may pass
 	err := r.do(ctx, func(int) error {
-		err := r.Backend.Put(ctx, name, p)
+		err := put(ctx, name, p)
 		unclear := Transient(err) && !errors.Is(err, ErrNotDone)
 		if unclear && !again {
 			last = err

@@ -29,6 +29,7 @@ type app struct {
 	repoPath, passwordCommand, cacheDir string
 	credential                          string // a file
 	noCache, json, quiet, verbose       bool
+	oldest                              bool // read the oldest versions
 	cacheLimit, diskCache               sizeFlag
 	diskPages                           bool // keep no contents of files on the disk
 	cpuProfile, memProfile              string
@@ -128,7 +129,7 @@ func (a *app) anyRepo(ctx context.Context) (*repo.Repo, error) {
 	if a.open != nil {
 		return a.open, nil
 	}
-	b, err := a.backendAt(a.repoPath)
+	b, err := a.place()
 	if err != nil {
 		return nil, err
 	}
@@ -137,6 +138,11 @@ func (a *app) anyRepo(ctx context.Context) (*repo.Repo, error) {
 		return nil, err
 	}
 	r, err := repo.Open(ctx, b, opt)
+	if errors.Is(err, repo.ErrNoRepo) || errors.Is(err, chunk.ErrCorrupt) {
+		if hint := a.coveredHint(ctx, b); hint != "" {
+			return nil, fmt.Errorf("%w%s", err, hint)
+		}
+	}
 	if errors.Is(err, repo.ErrNoRepo) {
 		return nil, fmt.Errorf("%w; `cutbank init -r %s` makes one", err, a.repoPath)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -132,6 +133,10 @@ func (a *app) keyChanges(changes []repo.KeyChange, dry bool, err error) error {
 		}
 		a.sayf("key %s %s%s", k.ID.String()[:8], would, what)
 		o := object{"id": k.ID.String(), "label": k.Label, "dropped": k.Dropped, "dry_run": dry}
+		if !k.Locked.IsZero() {
+			o["locked_until"] = k.Locked.UTC().Format(time.RFC3339)
+			a.warnf("key %s is locked until %s: until then it opens what it has opened so far, for who knows its password; a later prune removes it", k.ID.String()[:8], lockText(k.Locked))
+		}
 		if k.New != (repo.ID{}) {
 			o["new"] = k.New.String()
 		}

@@ -25,6 +25,7 @@ var (
 	errDifferent   error = &hidden{8}
 	errRefused     error = &hidden{9}
 	errInterrupted       = errors.New("interrupted; nothing is left half done, run again to go on")
+	errExposed     error = &hidden{3} // of locks; all has been said
 	errDamaged           = fmt.Errorf("damage was found: %w", chunk.ErrCorrupt)
 )
 
@@ -41,10 +42,10 @@ var exits = []struct {
 	{8, "differences were found (diff, verify --against, verify --receipt)", []error{errDifferent}},
 	{9, "refused: it would delete much; see the message", []error{errRefused}},
 	{6, "the repository was written by a newer cutbank", []error{repo.ErrFormat, seal.ErrVersion, tree.ErrVersion}},
-	{3, "stored data is damaged or missing", []error{chunk.ErrCorrupt, chunk.ErrMissing}},
+	{3, "stored data is damaged or missing, or was not locked", []error{errExposed, chunk.ErrCorrupt, chunk.ErrMissing}},
 	{5, "wrong password or key, or one that may not do this", []error{repo.ErrKey, seal.ErrNoKey, repo.ErrRefused}},
 	{4, "no repository, snapshot or path of that name", []error{repo.ErrNoRepo, fs.ErrNotExist}},
-	{1, "anything else", []error{repo.ErrDead, backend.ErrUnfenced, backend.ErrNotDone, backend.ErrUnclear, fs.ErrExist, fs.ErrPermission, errSilent}},
+	{1, "anything else", []error{repo.ErrDead, backend.ErrUnfenced, backend.ErrNotDone, backend.ErrUnclear, backend.ErrLocked, backend.ErrOldest, repo.ErrReadOnly, repo.ErrNoLock, fs.ErrExist, fs.ErrPermission, errSilent}},
 }
 
 func exitCode(err error) int {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/repo"
 	"github.com/cutbankfs/cutbank/snapshotter"
@@ -72,6 +73,8 @@ func TestExitCode(t *testing.T) {
 		{errPartialRestore, 7},
 		{errors.Join(chunk.ErrCorrupt, repo.ErrKey), 3},
 		{errInterrupted, 130},
+		{errExposed, 3},
+		{fmt.Errorf("a: %w", backend.ErrLocked), 1},
 	} {
 		if got := exitCode(c.err); got != c.want {
 			t.Errorf("exitCode(%v) = %d, want %d", c.err, got, c.want)

@@ -392,7 +392,7 @@ func (a *app) carryOut(ctx context.Context, r *repo.Repo, ds []repo.Decision, dr
 		a.sayf("the dates of %d of them are not believed, and no rule counts those: see --dry-run", doubted)
 	}
 	if n := len(res.Hidden); n > 0 {
-		a.sayf("%d are hidden, as their writers may be at work yet, or a request under way: a later prune removes them", n)
+		a.sayf("%d are hidden, as their writers may be at work yet, a request under way, or they are locked: a later prune removes them", n)
 	}
 	return errors.Join(a.emit("forget", object{"dry_run": dry, "snapshots": len(ds), "kept": len(ds) - gone, "forgotten": gone, "hidden": len(res.Hidden), "doubted": doubted}), err)
 }

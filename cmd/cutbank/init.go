@@ -19,6 +19,7 @@ func (a *app) initCommand() *cobra.Command {
 	var chunkSize, frameSize sizeFlag = chunk.DefaultAvg, 256 << 10
 	var splitter, like, parity string
 	var noPassword, appendOnly, noFencing bool
+	var lock spanFlag
 	var ownerKey string
 	var lag time.Duration
 	c := &cobra.Command{
@@ -57,6 +58,14 @@ where they rely on a listing. No store that is known to keep to S3 needs it. A f
 may be on a file system of the network (NFS, SMB), mounted by all machines that use
 the repository: for those two minutes are taken by themselves.
 
+With --lock 30d every object is locked for 30 days when it is stored (Object Lock in
+COMPLIANCE mode), and again by "prune", "lock" and snapshots as long as a live
+snapshot needs it: whoever has the credentials can overwrite or remove objects, but
+what was there stays, --oldest-versions reads it, and "cutbank repair versions" puts
+it back. The bucket must have been made with Object Lock, and without a default
+retention. NOBODY can take a lock back, and what is forgotten stays, and is paid for,
+until its lock has passed. A day at least, ten years at most. Buckets of S3 only.
+
 The average chunk size is fixed for the repository's life. 64KiB suits databases
 and mixed data; larger chunks cost less index and find less that is equal.
 
@@ -74,6 +83,7 @@ that.`,
   cutbank init -r /backup/second --like /backup/first
   cutbank init -r s3://bucket/backup
   cutbank init -r azure://container/backup
+  cutbank init -r s3://locked-bucket/backup --lock 30d
   cutbank init -r /backup --append-only --owner-key /media/safe/owner.cred`,
 		Args: exactly(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -98,6 +108,14 @@ that.`,
 			if _, err := repo.ParseLag(lag.String()); err != nil {
 				return usagef("--listing-lag %s: want a time such as 90s or 2m, up to 1h", lag)
 			}
+			if c.Flags().Changed("lock") {
+				if err := repo.CheckLock(time.Duration(lock)); err != nil {
+					return usagef("--lock: %v", err)
+				}
+				if noFencing {
+					return usagef("--lock and --no-fencing exclude each other: a lock keeps nobody from creating an object twice")
+				}
+			}
 			if appendOnly != (ownerKey != "") {
 				return usagef("--append-only and --owner-key FILE go together")
 			}
@@ -106,7 +124,7 @@ that.`,
 					return err
 				}
 			}
-			in := repo.InitOptions{FrameSize: int(frameSize), Parity: percent, Probe: true, NoFencing: noFencing, ListingLag: lag}
+			in := repo.InitOptions{FrameSize: int(frameSize), Parity: percent, Probe: true, NoFencing: noFencing, ListingLag: lag, Lock: time.Duration(lock), Provisional: appendOnly}
 			ctx := c.Context()
 			if like != "" {
 				other, err := a.openLike(c, like)
@@ -145,13 +163,16 @@ that.`,
 				return err
 			}
 			a.open = r
+			if lock != 0 {
+				a.warnf("every object is locked for %s from now on, and for longer while a snapshot needs it: NOBODY can undo that, neither you nor the store; what is stored is paid for that long", spanText(time.Duration(lock)))
+			}
 			if noPassword {
 				a.warnf("the key lies beside the data: whoever can read %s can read every snapshot in it", a.repoPath)
 			}
 			cfg := r.Config()
 			a.sayf("made repository %s in %s: %s chunks of %s on average", cfg.Repo, a.repoPath, cfg.Splitter.Kind, sizeText(int64(cfg.Splitter.Avg)))
 			if err := a.emit("init", object{"repo": cfg.Repo.String(), "path": a.repoPath, "chunker": cfg.Splitter.Kind, "chunk_size": cfg.Splitter.Avg,
-				"frame_size": cfg.FrameSize, "parity": cfg.ParityPercent(), "password": !noPassword, "fencing": !cfg.NoFencing, "listing_lag": lag.Seconds()}); err != nil || !appendOnly {
+				"frame_size": cfg.FrameSize, "parity": cfg.ParityPercent(), "password": !noPassword, "fencing": !cfg.NoFencing, "listing_lag": lag.Seconds(), "lock_seconds": cfg.LockPeriod().Seconds()}); err != nil || !appendOnly {
 				return err
 			}
 			return a.initAppendOnly(ctx, r, ownerKey)
@@ -167,6 +188,7 @@ that.`,
 	f.StringVar(&ownerKey, "owner-key", "", "the new file for the owner's credential, with --append-only")
 	f.BoolVar(&noFencing, "no-fencing", false, "take a store that lets objects be created twice; see above")
 	f.DurationVar(&lag, "listing-lag", 0, "how long listings may be out of date, such as 2m; see above")
+	f.Var(&lock, "lock", "lock each object in the bucket for so long, such as 30d; nobody can undo it; see above")
 	f.BoolVar(&noPassword, "no-password", false, "leave the key beside the data, open to whoever can read it")
 	return c
 }

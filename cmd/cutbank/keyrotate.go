@@ -105,6 +105,9 @@ func (a *app) rotated(res *repo.RotateResult, dry bool) error {
 	}
 	a.sayf("%s key epoch %d", verb, res.Epoch)
 	a.sayf("keys that %s it: %s", opens, keyNames(res.Granted))
+	if !res.Locked.IsZero() {
+		a.warnf("of the keys removed some are locked, the last until %s: until then they open what they have opened so far; a later prune removes them", lockText(res.Locked))
+	}
 	if len(res.Dropped) > 0 {
 		a.sayf("%s: %s", dropped, keyNames(res.Dropped))
 	}

@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, syscall.EINTR)) {
 		err = errInterrupted
 	}
-	if !errors.Is(err, errSilent) {
+	if !errors.Is(err, errSilent) && !errors.Is(err, errExposed) {
 		a.errorf("%v%s", err, a.ownerHint(err))
 	}
 	return exitCode(err)
@@ -112,6 +112,7 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
 	f.StringVar(&a.caCert, "ca-cert", "", "file with certificates, PEM, to trust beside the system's")
 	f.Var(&a.limitUpload, "limit-upload", "bytes a second to send to places in the network at most")
 	f.Var(&a.limitDownload, "limit-download", "bytes a second to read from places in the network at most")
+	f.BoolVar(&a.oldest, "oldest-versions", false, "read what was first stored, whatever was overwritten or removed since, from a bucket that keeps versions; see \"cutbank repair versions\"")
 	f.BoolVar(&a.json, "json", false, "print JSON, an object a line")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but results and errors")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "tell what happens in the background")
@@ -129,7 +130,7 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
 	root.AddCommand(
 		a.initCommand(), a.snapshotCommand(), a.snapshotsCommand(), a.mountCommand(), a.umountCommand(),
 		a.restoreCommand(), a.verifyCommand(), a.repairCommand(), a.copyCommand(), a.lsCommand(), a.catCommand(), a.findCommand(), a.diffCommand(),
-		a.statsCommand(), a.forgetCommand(), a.pruneCommand(), a.unlockCommand(), a.tagCommand(), a.pinCommand(), a.unpinCommand(), a.expireCommand(), a.inspectCommand(), a.catObjectCommand(), a.keyCommand(), a.writerCommand(), a.appendOnlyCommand(), a.cacheCommand(),
+		a.statsCommand(), a.forgetCommand(), a.pruneCommand(), a.unlockCommand(), a.lockCommand(), a.tagCommand(), a.pinCommand(), a.unpinCommand(), a.expireCommand(), a.inspectCommand(), a.catObjectCommand(), a.keyCommand(), a.writerCommand(), a.appendOnlyCommand(), a.cacheCommand(),
 		a.benchCommand(), a.versionCommand(),
 	)
 	return root

@@ -331,7 +331,7 @@ func (e *childError) Error() string { return e.text }
 // repoPassword opens the repository once, and remembers the password that was
 // needed.
 func (a *app) repoPassword(ctx context.Context, password *string) (*repo.Repo, error) {
-	b, err := a.backendAt(a.repoPath)
+	b, err := a.place()
 	if err != nil {
 		return nil, err
 	}

@@ -44,6 +44,10 @@ already stays as it is.
 In a repository made with "init --no-fencing" no writer is declared dead, however
 long it is silent: "cutbank unlock" is for those that are gone.
 
+In a repository made with "init --lock" packs that are not needed any more are
+removed when their locks have passed, by a later run; until then they take their
+place. The locks of what is needed are lengthened where less than half is left.
+
 prune can be interrupted at any point; the next run goes on. Two runs after the
 last writer is gone leave nothing that no snapshot needs.`,
 		Example: `  cutbank prune -r /backup --dry-run
@@ -146,6 +150,7 @@ func (a *app) pruned(res *repo.PruneResult, dry bool, d time.Duration) error {
 		}
 		row("removed", res.Removed, "")
 		row("left", res.Left, "for the next run")
+		row("locked", res.Locked, "removed by a later run, the last after "+lockText(res.LockedUntil))
 		row("parity", res.Parity, "added to packs that had none")
 	}); err != nil {
 		return err
@@ -175,11 +180,24 @@ func (a *app) pruned(res *repo.PruneResult, dry bool, d time.Duration) error {
 		a.warnf("pack %s stays: %v", name, err)
 	}
 	slices.Sort(stay)
+	a.tellLocks(&res.Locks)
+	locked := ""
+	if !res.LockedUntil.IsZero() {
+		locked = res.LockedUntil.UTC().Format(time.RFC3339)
+	}
 	if dry && res.Homeless > 0 { // a prune that is carried out has an error for it
 		a.warnf("%s chunks that snapshots need are in no pack: `cutbank verify` names the files, `cutbank repair` may bring them back", countText(res.Homeless))
 	}
 	sums := func(s repo.PackSums) object { return object{"packs": s.Packs, "bytes": s.Bytes} }
 	return a.emit("prune", object{"dry_run": dry, "snapshots": res.Snapshots, "chunks": res.Chunks, "pages": res.Pages, "total": sums(res.Total), "unneeded": sums(res.Unneeded),
 		"repack": sums(res.Repack), "skipped": sums(res.Skipped), "at_work": sums(res.AtWork), "needed": res.Needed, "copied": res.Copied, "removed": sums(res.Removed),
-		"left": sums(res.Left), "parity": sums(res.Parity), "waiting": waiting, "dead": dead, "stay": stay, "homeless": res.Homeless, "seconds": d.Seconds()})
+		"left": sums(res.Left), "locked": sums(res.Locked), "locked_until": locked, "relocked": renewed(&res.Locks), "parity": sums(res.Parity), "waiting": waiting, "dead": dead, "stay": stay, "homeless": res.Homeless, "seconds": d.Seconds()})
+}
+
+// renewed is how many locks were lengthened.
+func renewed(res *repo.LockResult) (n uint64) {
+	for _, k := range res.Kinds {
+		n += k.Renewed
+	}
+	return n
 }

@@ -54,6 +54,9 @@ nothing: "repair" without a subcommand removes them, and names each. A mark may 
 been a pin or a tag. A damaged record of a snapshot stays, and stops prune, until it
 is given up with "forget --damaged".
 
+After somebody has overwritten or removed objects in a bucket that locks them (init
+--lock), "repair versions" puts them back; that is no part of "repair" itself.
+
 Nothing that can be read is removed or changed. Damaged packs stay until prune,
 damaged snapshots until they are forgotten. If something stays lost, the exit
 code is 3.`,
@@ -62,13 +65,13 @@ code is 3.`,
   cutbank repair -r /backup --from /mnt/offsite --from-dir /
   cutbank repair index -r /backup
   cutbank repair snapshots -r /backup db/latest`,
-		Args: subcommand("index, packs or snapshots"),
+		Args: subcommand("index, packs, snapshots or versions"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.repair(c.Context(), &s, repo.RepairOptions{Notes: true, Index: true, Packs: true, Snapshots: true}, nil)
 		},
 	}
 	s.add(c, true, true)
-	c.AddCommand(a.repairIndexCommand(), a.repairPacksCommand(), a.repairSnapshotsCommand())
+	c.AddCommand(a.repairIndexCommand(), a.repairPacksCommand(), a.repairSnapshotsCommand(), a.repairVersionsCommand())
 	return c
 }
 

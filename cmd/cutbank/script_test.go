@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -56,7 +57,7 @@ func required(what string) bool {
 func params(dir string) testscript.Params {
 	return testscript.Params{
 		Dir:  dir,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"s3server": serveS3, "share": share},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"s3server": serveS3, "share": share, "thief": steal},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir+"/.home")
 			env.Setenv("XDG_CACHE_HOME", "")
@@ -91,9 +92,14 @@ func params(dir string) testscript.Params {
 
 // serveS3 starts a server that speaks S3 in the test's process, with a bucket of
 // the name "bucket", and sets S3 to its URL. "s3server careless" ignores
-// If-None-Match. The commands of the script get credentials for it.
+// If-None-Match, "s3server archive" keeps versions and locks objects, "s3server
+// unlockable" keeps only versions. The commands of the script get credentials for it.
 func serveS3(ts *testscript.TestScript, neg bool, args []string) {
-	srv := httptest.NewServer(&backendtest.S3{Mem: backend.NewMem(), Bucket: "bucket", Unconditional: len(args) > 0 && args[0] == "careless"})
+	s := &backendtest.S3{Mem: backend.NewMem(), Bucket: "bucket", Unconditional: slices.Contains(args, "careless")}
+	if slices.Contains(args, "archive") || slices.Contains(args, "unlockable") {
+		s.Archive = &backendtest.Archive{Unlockable: slices.Contains(args, "unlockable")}
+	}
+	srv := httptest.NewServer(s)
 	ts.Defer(srv.Close)
 	ts.Setenv("S3", "s3+"+srv.URL+"/bucket")
 	ts.Setenv("AWS_ACCESS_KEY_ID", "id")
@@ -128,6 +134,7 @@ var services = []struct{ script, from, require, to string }{
 	{"s3", "CUTBANK_TEST_S3", "s3", "S3"},
 	{"unfenced", "CUTBANK_TEST_S3_UNFENCED", "unfenced", "S3"},
 	{"azure", "CUTBANK_TEST_AZURE", "azure", "AZURE"},
+	{"lock", "CUTBANK_TEST_S3_LOCK", "s3", "S3"},
 }
 
 // TestServices runs testdata/services/*.txtar against servers that `make
@@ -141,6 +148,9 @@ func TestServices(t *testing.T) {
 			}
 			if url == "" {
 				t.Skipf("LEFT OUT: %s is not set; `make test-services` starts a server and runs this", s.from)
+			}
+			if s.script == "lock" {
+				makeLocked(t, url)
 			}
 			p := params("")
 			p.Files = []string{"testdata/services/" + s.script + ".txtar"}

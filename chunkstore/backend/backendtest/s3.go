@@ -26,6 +26,10 @@ type S3 struct {
 	Mem    *backend.Mem
 	Bucket string
 
+	// Archive keeps the objects instead of Mem, if it is not nil: in versions,
+	// and locked.
+	Archive *Archive
+
 	// Unconditional lets it ignore If-None-Match, as some stores do.
 	Unconditional bool
 
@@ -52,6 +56,8 @@ func (s *S3) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case bucket != s.Bucket:
 		S3Error(w, http.StatusNotFound, "NoSuchBucket")
+	case s.Archive != nil:
+		s.Archive.serve(w, r, key)
 	case key == "" && r.Method == http.MethodGet:
 		s.list(w, r)
 	case r.Method == http.MethodPut:
@@ -107,6 +113,11 @@ func (s *S3) get(w http.ResponseWriter, r *http.Request, key string) {
 		S3Error(w, http.StatusNotFound, "NoSuchKey")
 		return
 	}
+	s3Bytes(w, r, p)
+}
+
+// s3Bytes answers with an object or a range of it.
+func s3Bytes(w http.ResponseWriter, r *http.Request, p []byte) {
 	w.Header().Set("Last-Modified", time.Unix(0, 0).UTC().Format(http.TimeFormat))
 	status, size := http.StatusOK, len(p)
 	if spec, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok {
@@ -155,6 +166,10 @@ func (s *S3) list(w http.ResponseWriter, r *http.Request) {
 		S3Error(w, http.StatusInternalServerError, "InternalError")
 		return
 	}
+	s3List(w, all)
+}
+
+func s3List(w http.ResponseWriter, all []s3Key) {
 	l := s3Listing{Contents: all}
 	if len(all) > s3Page {
 		l.Contents, l.IsTruncated, l.NextContinuationToken = all[:s3Page], true, all[s3Page-1].Key

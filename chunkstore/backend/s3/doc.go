@@ -12,6 +12,11 @@
 // A store that ignores If-None-Match lets every client win. Nothing in its
 // answers tells: backend.Fenced finds out.
 //
+// A bucket that was made with Object Lock is a backend.Vault: objects are locked in
+// COMPLIANCE mode, which nobody can shorten or take back. How long one is locked, the
+// answer to HEAD tells; whatever a store answers when it refuses to remove a version,
+// that is asked.
+//
 // URLs are
 //
 //	s3://BUCKET/PREFIX              Amazon, or what AWS_ENDPOINT_URL names

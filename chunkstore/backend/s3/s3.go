@@ -34,9 +34,10 @@ type Options struct {
 // Bucket is a Backend in a bucket, below a prefix.
 type Bucket struct {
 	place
-	c    minio.Core
-	rate int64
-	busy *web.Busy
+	c         minio.Core
+	transport http.RoundTripper
+	rate      int64
+	busy      *web.Busy
 }
 
 var (
@@ -70,7 +71,7 @@ func Open(url string, opt Options) (*Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", l.url, err, fs.ErrInvalid)
 	}
-	return &Bucket{l, *c, opt.Rate, busy}, nil
+	return &Bucket{l, *c, opt.Transport, opt.Rate, busy}, nil
 }
 
 // key is where an object is.
@@ -96,6 +97,16 @@ func (b *Bucket) start(ctx context.Context, verb, name string, n int64) (context
 
 // Put implements backend.Backend.
 func (b *Bucket) Put(ctx context.Context, name string, p []byte) error {
+	return b.put(ctx, name, p, putOptions{create: true})
+}
+
+// putOptions say how an object is put.
+type putOptions struct {
+	create bool      // only if it is absent
+	until  time.Time // lock it; zero: do not
+}
+
+func (b *Bucket) put(ctx context.Context, name string, p []byte, how putOptions) error {
 	req, cancel, err := b.start(ctx, "put", name, int64(len(p)))
 	if err != nil {
 		return err
@@ -104,7 +115,12 @@ func (b *Bucket) Put(ctx context.Context, name string, p []byte) error {
 	sum := sha256.Sum256(p)
 	opt := minio.PutObjectOptions{DisableContentSha256: true, // as a stream: it is in the signed header
 		UserMetadata: map[string]string{"x-amz-checksum-sha256": base64.StdEncoding.EncodeToString(sum[:])}}
-	opt.SetMatchETagExcept("*")
+	if how.create {
+		opt.SetMatchETagExcept("*")
+	}
+	if !how.until.IsZero() {
+		opt.Mode, opt.RetainUntilDate = minio.Compliance, wholeSeconds(how.until)
+	}
 	for n := 1; ; n++ {
 		body := web.Lend(p)
 		_, err = b.c.PutObject(body.With(req), b.bucket, b.key(name), body.Reader(), int64(len(p)), "", hex.EncodeToString(sum[:]), opt)
@@ -130,18 +146,23 @@ func conflict(err error) bool {
 
 // Get implements backend.Backend.
 func (b *Bucket) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	return b.get(ctx, name, "", off, n)
+}
+
+// get is Get of a version, of the newest if id is empty.
+func (b *Bucket) get(ctx context.Context, name, id string, off, n int64) ([]byte, error) {
 	req, cancel, err := b.start(ctx, "get", name, n)
 	if err != nil {
 		return nil, err
 	}
 	defer cancel()
 	if off < 0 || n == 0 {
-		return b.none(ctx, req, name, off, n)
+		return b.none(ctx, req, name, id, off, n)
 	}
 	// A range is asked for always: its answer says how long the object is, beside
 	// how long the answer is, and what was cut short on the way does not pass for
 	// an object.
-	var opt minio.GetObjectOptions
+	opt := minio.GetObjectOptions{VersionID: id}
 	if last := off + n - 1; n > 0 && last >= off {
 		opt.Set("Range", fmt.Sprintf("bytes=%d-%d", off, last))
 	} else {
@@ -149,7 +170,7 @@ func (b *Bucket) Get(ctx context.Context, name string, off, n int64) ([]byte, er
 	}
 	body, info, header, err := b.c.GetObject(req, b.bucket, b.key(name), opt)
 	if minio.ToErrorResponse(err).StatusCode == http.StatusRequestedRangeNotSatisfiable {
-		return b.none(ctx, req, name, off, n)
+		return b.none(ctx, req, name, id, off, n)
 	}
 	if err != nil {
 		return nil, b.failed(ctx, "get", name, err)
@@ -167,8 +188,8 @@ func (b *Bucket) Get(ctx context.Context, name string, off, n int64) ([]byte, er
 }
 
 // none answers a Get that is to return no bytes, or more than there are.
-func (b *Bucket) none(ctx, req context.Context, name string, off, n int64) ([]byte, error) {
-	info, err := b.c.StatObject(req, b.bucket, b.key(name), minio.StatObjectOptions{})
+func (b *Bucket) none(ctx, req context.Context, name, id string, off, n int64) ([]byte, error) {
+	info, err := b.c.StatObject(req, b.bucket, b.key(name), minio.StatObjectOptions{VersionID: id})
 	if err != nil {
 		return nil, b.failed(ctx, "get", name, err)
 	}
