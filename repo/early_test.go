@@ -10,21 +10,25 @@ import (
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
 )
 
-// slowLine is a backend across a network that tells how many calls were under way
-// at once.
+// slowLine is a backend across a network on which calls take until three are under
+// way at once, and no time from then on.
 type slowLine struct {
 	backend.Backend
-	now, most atomic.Int64
+	now atomic.Int64
+	met chan struct{}
 }
 
 func (s *slowLine) Transfers() int { return 4 }
 
 func (s *slowLine) trip() {
-	n := s.now.Add(1)
-	for m := s.most.Load(); n > m && !s.most.CompareAndSwap(m, n); m = s.most.Load() {
+	if s.now.Add(1) == 3 {
+		close(s.met)
 	}
-	time.Sleep(10 * time.Millisecond)
-	s.now.Add(-1)
+	select {
+	case <-s.met:
+	case <-time.After(20 * time.Second):
+		s.now.Add(-1)
+	}
 }
 
 func (s *slowLine) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
@@ -49,7 +53,7 @@ func TestEarly(t *testing.T) {
 	if _, e := withEarly(t.Context(), mem); e != nil {
 		t.Error("a backend that gains nothing is read early")
 	}
-	line := &slowLine{Backend: mem}
+	line := &slowLine{Backend: mem, met: make(chan struct{})}
 	ctx, e := withEarly(t.Context(), line)
 	if earlyIn(ctx) != e || earlyIn(t.Context()) != nil {
 		t.Error("the context does not tell")
@@ -80,8 +84,10 @@ func TestEarly(t *testing.T) {
 			t.Errorf("%s: got %q", name, got)
 		}
 	}
-	if line.most.Load() < 3 {
-		t.Errorf("%d calls were under way at once, want 3 or more", line.most.Load())
+	select {
+	case <-line.met:
+	default:
+		t.Error("never were three calls under way at once")
 	}
 	// Once given out, what is there by now counts.
 	if err := mem.Remove(t.Context(), "marks/a"); err != nil {
