@@ -49,7 +49,7 @@ func (r *Repo) Origins(snaps []*Snapshot) map[Origin]*Snapshot {
 func (r *Repo) CopyRecord(ctx context.Context, s *Snapshot) (*Snapshot, error) {
 	c := &Snapshot{Name: s.Name, Label: s.Label, Note: s.Note, Tags: slices.Clone(s.Tags), Time: s.Time, End: s.End, Host: s.Host, Program: s.Program,
 		Paths: s.Paths, Exclude: s.Exclude, Tree: s.Tree, Witness: s.Witness, Totals: s.Totals, Unread: s.Unread, Problem: s.Problem, Changed: s.Changed,
-		Mode: s.Mode, System: s.System, Members: slices.Clone(s.Members), Copied: s.Copied, Origin: s.Origin, Repairs: s.Repairs, Lost: s.Lost, Extra: s.Extra}
+		Mode: s.Mode, Data: s.Data, System: s.System, Members: slices.Clone(s.Members), Copied: s.Copied, Origin: s.Origin, Repairs: s.Repairs, Lost: s.Lost, Extra: s.Extra}
 	c.Stats = Stats{New: s.Stats.New, Modified: s.Stats.Modified, Unchanged: s.Stats.Unchanged}
 	for i := range c.Members {
 		c.Members[i].Signature = nil

@@ -94,6 +94,7 @@ type Snapshot struct {
 	Changed uint64   `json:"changed,omitempty"` // files that changed while they were read
 
 	Mode    string          `json:"mode,omitempty"`    // full (or empty), light, dataless
+	Data    []string        `json:"data,omitempty"`    // of which a light one has the contents
 	System  json.RawMessage `json:"system,omitempty"`  // what a running system said of itself
 	Members []Member        `json:"members,omitempty"` // of a cluster snapshot
 

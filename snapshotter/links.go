@@ -22,7 +22,7 @@ type link struct {
 // linked reports whether the job is for a later name of a file met before; it is
 // filled then, now or when the first name is known.
 func (u *run) linked(j *job) bool {
-	key := inode{j.s.w.Dev, j.s.w.Ino}
+	key := inode{j.s.w.Dev, j.s.w.Ino, j.bare}
 	u.linkMu.Lock()
 	l := u.links[key]
 	if l == nil {

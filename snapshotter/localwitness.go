@@ -30,6 +30,9 @@ func openLocal(r *repo.Repo, rec *repo.Snapshot, opt *Options) *localWitness {
 		return nil
 	}
 	l := &localWitness{logf: opt.Logf}
+	if modeOf(rec) != Full {
+		return l // what is kept stays that of the full ones
+	}
 	var err error
 	if !opt.NoParent {
 		l.prev, err = r.LocalPages(rec.Name, rec.Paths)

@@ -20,6 +20,14 @@ const (
 	Whole   Take = iota // with all below
 	Skip                // not at all
 	Shallow             // a directory without what is below
+	Bare                // without a file's contents, and without attributes that people set
+)
+
+// What a snapshot has of its sources, as the record says it.
+const (
+	Full     = "full"     // everything
+	Light    = "light"    // names and attributes of all, contents of some
+	Dataless = "dataless" // names and attributes: reading a file gives ENODATA
 )
 
 // Options of a Run. Name, Paths and Now are required.
@@ -28,6 +36,8 @@ type Options struct {
 	Tags              []string
 	Host, Program     string
 	Exclude           []string // as the record tells it; Filter does it
+	Mode              string   // Full, also if empty, Light or Dataless: as the record tells it; Filter does it
+	Data              []string // of which a light one has the contents, as the record tells it
 	Workers           int      // 0: one for each core
 
 	// Filter is asked for each node below the root; path is relative to the

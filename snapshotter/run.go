@@ -1,6 +1,7 @@
 package snapshotter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +44,12 @@ type run struct {
 	changed  uint64
 }
 
-type inode struct{ dev, ino uint64 }
+// inode is a file by its names. Names of which the contents are left out are a
+// file of their own.
+type inode struct {
+	dev, ino uint64
+	bare     bool
+}
 
 // Run makes a snapshot of src, whose children are what it holds; paths is what
 // the record says they are. A snapshot whose sources could not all be read is
@@ -82,7 +88,7 @@ func Run(ctx context.Context, r *repo.Repo, src tree.Node, paths []string, opt O
 		u.p = &Progress{}
 	}
 	rec := &repo.Snapshot{Name: opt.Name, Label: opt.Label, Note: opt.Note, Tags: opt.Tags, Time: start.UTC(), Host: opt.Host,
-		Program: opt.Program, Exclude: opt.Exclude}
+		Program: opt.Program, Exclude: opt.Exclude, Mode: opt.Mode, Data: opt.Data}
 	for _, p := range paths {
 		u.asked = append(u.asked, strings.TrimPrefix(p, "/"))
 		rec.Paths = append(rec.Paths, repo.Path(p))
@@ -134,12 +140,12 @@ func checkLabels(snaps []*repo.Snapshot, opt *Options) error {
 }
 
 // findParent returns the newest snapshot of the same name and paths, or of the
-// same name. Others may write under that name, too, and say of every file what it
+// same name; one that has the same parts of its sources. Others may write under that name, too, and say of every file what it
 // holds as long as it does not change: they are left out if they are not trusted.
 func findParent(r *repo.Repo, snaps []*repo.Snapshot, rec *repo.Snapshot) *repo.Snapshot {
 	var same, named *repo.Snapshot
 	for _, s := range snaps {
-		if s.Name != rec.Name || s.Tree.IsZero() || s.Witness.IsZero() || !r.Trusts(s) {
+		if s.Name != rec.Name || modeOf(s) != modeOf(rec) || !slices.Equal(s.Data, rec.Data) || s.Tree.IsZero() || s.Witness.IsZero() || !r.Trusts(s) {
 			continue
 		}
 		named = s
@@ -152,6 +158,9 @@ func findParent(r *repo.Repo, snaps []*repo.Snapshot, rec *repo.Snapshot) *repo.
 	}
 	return named
 }
+
+// modeOf returns what a snapshot has of its sources.
+func modeOf(s *repo.Snapshot) string { return cmp.Or(s.Mode, Full) }
 
 // walk stores the tree and sets what the record says of it.
 func (u *run) walk(ctx context.Context, src tree.Node, parent *repo.Snapshot, rec *repo.Snapshot) error {
@@ -214,6 +223,9 @@ func (u *run) root(ctx context.Context, top *dirJob, src tree.Node, rec *repo.Sn
 	e.Name, e.Size, e.Allocated, e.Nlink = tree.RootName, 0, 0, 1
 	rec.Totals = e.Below
 	xs, err := src.Xattrs(ctx)
+	if u.opt.Mode == Dataless {
+		xs = structural(xs)
+	}
 	if err != nil {
 		u.problem("", err)
 	} else if err := e.SetXattrs(xs, u.putPage); err != nil {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
@@ -200,7 +202,7 @@ func (u *run) child(ctx context.Context, d *dirJob, c tree.Node, path string, pr
 	}
 	s := &slot{}
 	setAttr(s, a)
-	j := &job{d: d, s: s, n: c, path: path, prev: pr.find(a.Name)}
+	j := &job{d: d, s: s, n: c, path: path, prev: pr.find(a.Name), bare: take == Bare}
 	d.add(s)
 	if a.Kind == tree.Dir {
 		return u.subdir(ctx, j, take)
@@ -210,6 +212,10 @@ func (u *run) child(ctx context.Context, d *dirJob, c tree.Node, path string, pr
 	}
 	if a.Kind != tree.File {
 		u.special(ctx, j)
+		return nil
+	}
+	if j.bare {
+		u.bare(ctx, j)
 		return nil
 	}
 	if u.same(a, j.prev) && u.takeOver(ctx, &s.e, j.prev) {
@@ -230,7 +236,7 @@ func (u *run) again(ctx context.Context, j *job) {
 }
 
 func (u *run) subdir(ctx context.Context, j *job, take Take) error {
-	if !u.attrs(ctx, j.s, j.n, j.path, j.prev) {
+	if !u.attrs(ctx, j) {
 		j.d.done(j.s)
 		return nil
 	}
@@ -248,8 +254,49 @@ func (u *run) subdir(ctx context.Context, j *job, take Take) error {
 
 // special does what is neither file nor directory.
 func (u *run) special(ctx context.Context, j *job) {
-	u.attrs(ctx, j.s, j.n, j.path, j.prev)
+	u.attrs(ctx, j)
 	u.finish(ctx, j, u.special)
+}
+
+// bare does a file of which only name and attributes are kept.
+func (u *run) bare(ctx context.Context, j *job) {
+	e := &j.s.e
+	rw := tree.NewRecipeWriter(u.putPage)
+	var err error
+	if e.Size > maxFile {
+		err = syscall.EFBIG
+	} else if e.Size > 0 {
+		err = rw.Add(tree.Extent{Len: e.Size, Kind: tree.Absent, End: tree.EndFile})
+	}
+	if err == nil {
+		err = rw.Finish(e)
+	}
+	switch {
+	case err != nil && u.w.Err() != nil:
+		u.cancel(u.w.Err())
+	case err != nil:
+		j.s.drop = true
+		u.problem(j.path, err)
+	default:
+		u.attrs(ctx, j)
+	}
+	if !j.s.drop {
+		u.p.Files.Add(1)
+		u.p.Bytes.Add(uint64(e.Size))
+	}
+	u.finish(ctx, j, u.bare)
+}
+
+// structural returns the extended attributes that say who may do what with a
+// file. Others say what somebody wrote down.
+func structural(xs []tree.Xattr) []tree.Xattr {
+	var keep []tree.Xattr
+	for _, x := range xs {
+		if x.Name == "security.capability" || strings.HasPrefix(x.Name, "system.posix_acl_") {
+			keep = append(keep, x)
+		}
+	}
+	return keep
 }
 
 func setAttr(s *slot, a *tree.Attr) {
@@ -263,13 +310,17 @@ func setAttr(s *slot, a *tree.Attr) {
 	}
 }
 
-// attrs sets the extended attributes of what is no file; false if it vanished.
-func (u *run) attrs(ctx context.Context, s *slot, c tree.Node, path string, p *prevItem) bool {
-	if u.same(c.Attr(), p) && u.takeOver(ctx, &s.e, p) {
+// attrs sets the extended attributes of what is not read; false if it vanished.
+func (u *run) attrs(ctx context.Context, j *job) bool {
+	s, path := j.s, j.path
+	if !j.bare && u.same(j.n.Attr(), j.prev) && u.takeOver(ctx, &s.e, j.prev) {
 		return true
 	}
-	xs, err := c.Xattrs(ctx)
+	xs, err := j.n.Xattrs(ctx)
 	if err == nil {
+		if j.bare {
+			xs = structural(xs)
+		}
 		err = s.e.SetXattrs(xs, u.putPage)
 		switch {
 		case err == nil:

@@ -41,6 +41,7 @@ type job struct {
 	path string
 	prev *prevItem
 	copy *copyJob // of a copy, which has no node
+	bare bool     // what it contains is left out
 }
 
 // worker reads files, one at a time.

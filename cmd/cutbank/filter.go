@@ -17,6 +17,7 @@ import (
 type filter struct {
 	roots   []filterRoot
 	oneFS   bool
+	mode    string             // snapshotter.Full, Light or Dataless
 	own     map[[2]uint64]bool // device and inode of directories of ours
 	mounts  map[uint64]bool    // devices of mounts of cutbank
 	skipped int
@@ -27,6 +28,7 @@ type filterRoot struct {
 	path  string // without the leading slash
 	dev   uint64
 	match gitignore.Matcher // nil: nothing is left out
+	data  gitignore.Matcher // of a light snapshot: what is kept with its contents
 }
 
 // parseIgnore reads patterns in the syntax of gitignore(5), one a line. They
@@ -118,7 +120,7 @@ func (f *filter) take(path string, a *tree.Attr) snapshotter.Take {
 	}
 	root, rel := f.root(path)
 	if root == nil || rel == "" {
-		return snapshotter.Whole
+		return f.part([]string{a.Name}, root, a)
 	}
 	if root.match != nil && root.match.Match(strings.Split(rel, "/"), a.Kind == tree.Dir) {
 		f.skipped++
@@ -126,6 +128,16 @@ func (f *filter) take(path string, a *tree.Attr) snapshotter.Take {
 	}
 	if f.oneFS && a.Kind == tree.Dir && a.Dev != root.dev {
 		return snapshotter.Shallow
+	}
+	return f.part(strings.Split(rel, "/"), root, a)
+}
+
+// part tells whether what is taken is taken with its contents.
+func (f *filter) part(rel []string, root *filterRoot, a *tree.Attr) snapshotter.Take {
+	switch {
+	case f.mode == snapshotter.Dataless,
+		f.mode == snapshotter.Light && (root == nil || root.data == nil || !root.data.Match(rel, a.Kind == tree.Dir)):
+		return snapshotter.Bare
 	}
 	return snapshotter.Whole
 }

@@ -25,6 +25,8 @@ import (
 type snapshotFlags struct {
 	name, label, note, stdin, compression string
 	tags, exclude, excludeFiles           []string
+	mode                                  string
+	data                                  []string
 	oneFS, noParent                       bool
 	workers                               int
 }
@@ -48,6 +50,12 @@ a slash fits names at any depth; one with a slash counts from each snapshotted
 PATH, or is written with the PATH in front. Quote them, or the shell expands them.
 The repository itself and mounts of cutbank are left out always.
 
+--mode dataless keeps names, sizes, times, owners and permissions, and nothing that
+files contain: reading one gives ENODATA. Attributes in the "user" namespace are
+left out, too; names and the targets of symlinks are not. --mode light does so with
+all files but those that a --data pattern fits (the syntax is that of --exclude).
+Snapshots of one name may differ in their modes.
+
 With a write-only credential (--credential, see "cutbank writer") nothing stored
 can be read. What is needed to know unchanged files is kept in the folder for local
 state, sealed; with --no-cache every file is read.
@@ -56,6 +64,7 @@ The snapshot's lasting name is its ID: of two that begin in the same second, the
 TIME of one gets "-2".`,
 		Example: `  cutbank snapshot -r /backup /etc /home --exclude '*.o' --exclude '/home/*/.cache'
   cutbank snapshot -r /backup --name db --label before-upgrade /var/lib/postgresql
+  cutbank snapshot -r /backup --mode light --data '*.conf' --data /etc/ssh/ /etc
   pg_dumpall | cutbank snapshot -r /backup --name dump --stdin all.sql`,
 		Args: between(0, -1, "one PATH or more"),
 		RunE: func(c *cobra.Command, args []string) error { return a.snapshot(c.Context(), &s, args) },
@@ -67,6 +76,8 @@ TIME of one gets "-2".`,
 	f.StringSliceVar(&s.tags, "tag", nil, "a tag; repeatable")
 	f.StringArrayVarP(&s.exclude, "exclude", "e", nil, "leave out what fits this pattern; repeatable")
 	f.StringArrayVar(&s.excludeFiles, "exclude-file", nil, "read such patterns from a file; repeatable")
+	f.StringVar(&s.mode, "mode", snapshotter.Full, "full, light or dataless: whether to keep what files contain")
+	f.StringArrayVar(&s.data, "data", nil, "with --mode light, keep the contents of what fits this pattern; repeatable")
 	f.BoolVarP(&s.oneFS, "one-file-system", "x", false, "do not descend into other file systems")
 	f.StringVar(&s.stdin, "stdin", "", "keep standard input as a file of this name")
 	f.StringVar(&s.compression, "compression", "fastest", "fastest, default or better")
@@ -90,6 +101,9 @@ func (a *app) snapshot(ctx context.Context, s *snapshotFlags, args []string) err
 	if err := repo.CheckName(s.name); err != nil {
 		return usagef("%v: use --name", err)
 	}
+	if err := s.checkMode(); err != nil {
+		return err
+	}
 	if s.workers < 0 {
 		return usagef("--workers %d: want 1 or more", s.workers)
 	}
@@ -107,7 +121,7 @@ func (a *app) snapshot(ctx context.Context, s *snapshotFlags, args []string) err
 		return err
 	}
 	var p snapshotter.Progress
-	opt := snapshotter.Options{Name: s.name, Label: s.label, Note: s.note, Tags: s.tags, Host: hostName(), Program: programVersion(), Exclude: slices.Clone(s.exclude),
+	opt := snapshotter.Options{Name: s.name, Label: s.label, Note: s.note, Tags: s.tags, Host: hostName(), Program: programVersion(), Exclude: slices.Clone(s.exclude), Mode: s.recordMode(), Data: slices.Clone(s.data),
 		Workers: s.workers, NoParent: s.noParent, Now: now, Progress: &p, Logf: a.logf, Warnf: a.warnf}
 	if fl != nil {
 		opt.Filter = fl.take
@@ -133,13 +147,41 @@ func (a *app) snapshot(ctx context.Context, s *snapshotFlags, args []string) err
 	return err
 }
 
+// checkMode says whether --mode, --data and --stdin go together.
+func (s *snapshotFlags) checkMode() error {
+	switch s.mode {
+	case snapshotter.Full, snapshotter.Dataless:
+		if len(s.data) > 0 {
+			return usagef("--data is for --mode light: a %s snapshot has the contents of all files or of none", s.mode)
+		}
+	case snapshotter.Light:
+		if len(s.data) == 0 {
+			return usagef("--mode light: say with --data of which files to keep the contents")
+		}
+	default:
+		return usagef("--mode %q: use full, light or dataless", s.mode)
+	}
+	if s.stdin != "" && s.mode != snapshotter.Full {
+		return usagef("--stdin goes with --mode full only: of a stream there is nothing but its contents")
+	}
+	return nil
+}
+
+// recordMode is the mode as records have it.
+func (s *snapshotFlags) recordMode() string {
+	if s.mode == snapshotter.Full {
+		return ""
+	}
+	return s.mode
+}
+
 // sources makes the root of what is to be kept, and the filter for it.
 func (a *app) sources(s *snapshotFlags, args []string) (tree.Node, []string, *filter, error) {
 	if s.stdin != "" {
 		n, err := snapshotter.Stdin(s.stdin, a.stdin, tree.TimeOf(now()))
 		return n, []string{"/" + s.stdin}, nil, err
 	}
-	fl := &filter{oneFS: s.oneFS}
+	fl := &filter{oneFS: s.oneFS, mode: s.mode}
 	var paths []string
 	follow := map[string]string{} // paths that were given with a slash at the end
 	for _, p := range args {
@@ -174,6 +216,9 @@ func (a *app) sources(s *snapshotFlags, args []string) (tree.Node, []string, *fi
 	for i := range fl.roots {
 		if patterns := parseIgnore(s.exclude, fl.roots[i].path, fl.roots); len(patterns) > 0 {
 			fl.roots[i].match = gitignore.NewMatcher(patterns)
+		}
+		if patterns := parseIgnore(s.data, fl.roots[i].path, fl.roots); len(patterns) > 0 {
+			fl.roots[i].data = gitignore.NewMatcher(patterns)
 		}
 	}
 	if outer, inner, ok := fl.nested(); ok && (s.oneFS || len(s.exclude) > 0) {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cutbankfs/cutbank/repo"
+	"github.com/cutbankfs/cutbank/snapshotter"
 )
 
 func (a *app) snapshotsCommand() *cobra.Command {
@@ -85,6 +86,9 @@ func snapshotTable(w *tabwriter.Writer, snaps []*repo.Snapshot) {
 		if s.Unread > 0 {
 			state = " (partial)"
 		}
+		if s.Mode != "" && s.Mode != snapshotter.Full {
+			state += " (" + s.Mode + ")"
+		}
 		if s.Repairs != nil {
 			state += " (repaired)"
 		}
@@ -117,6 +121,12 @@ func snapshotObject(s *repo.Snapshot) object {
 	o := object{"id": s.ID.String(), "name": s.Name, "time": s.Time, "end": s.End, "dir": s.Dir, "label": s.Label, "note": s.Note, "tags": tags, "host": s.Host,
 		"paths": paths, "files": s.Totals.Files, "dirs": s.Totals.Dirs, "bytes": s.Totals.Bytes, "new_bytes": s.Stats.NewBytes, "stored": s.Stats.Stored,
 		"partial": s.Unread > 0, "unread": s.Unread, "changed": s.Changed, "tree": s.Tree.String(), "pinned": s.Pinned}
+	if s.Mode != "" {
+		o["mode"] = s.Mode
+	}
+	if len(s.Data) > 0 {
+		o["data"] = s.Data
+	}
 	if !s.Expires.IsZero() {
 		o["expires"] = s.Expires
 	}

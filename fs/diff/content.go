@@ -84,7 +84,7 @@ func (c *comparison) extent(off, end int64, x, y tree.Extent) error {
 	if c.holes && (x.Kind == tree.Hole) != (y.Kind == tree.Hole) {
 		c.found |= Holes
 	}
-	if c.found&Content != 0 || isZero(x) && isZero(y) {
+	if c.found&Content != 0 || isZero(x) && isZero(y) || x.Kind == tree.Absent || y.Kind == tree.Absent {
 		return nil
 	}
 	if c.ids && x.Off == y.Off && x.Len == y.Len && !x.ID.IsZero() && !y.ID.IsZero() {

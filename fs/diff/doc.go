@@ -9,7 +9,8 @@
 // answer.
 //
 // What cannot be read is never reported as equal, and never as removed: it is
-// an error with its path, and the walk goes on.
+// an error with its path, and the walk goes on. Contents that a snapshot has left
+// out on purpose are compared by their size alone.
 //
 // Commands (diff, verify against a directory) and tests use it; it knows
 // repo/tree and chunk IDs, and no repository.
