@@ -352,9 +352,11 @@ func (s *sectionReader) load() error {
 		return io.EOF
 	}
 	x := &r.ext[i]
-	if x.Kind != tree.Data || s.end == tree.EndSource {
+	if x.Kind != tree.Data || s.end.BySource() {
 		s.over, s.last = true, tree.EndSource
-		if x.Kind == tree.Zero && s.end != tree.EndSource {
+		if s.end.BySource() {
+			s.last = s.end
+		} else if x.Kind == tree.Zero {
 			s.last = tree.EndZero
 		}
 		return io.EOF

@@ -1,11 +1,13 @@
 package snapshotter
 
 import (
+	"context"
 	"errors"
 	"runtime"
 	"sync/atomic"
 	"time"
 
+	"github.com/cutbankfs/cutbank/repo"
 	"github.com/cutbankfs/cutbank/repo/tree"
 )
 
@@ -43,6 +45,11 @@ type Options struct {
 	// Filter is asked for each node below the root; path is relative to the
 	// root, slash-separated. It is called from one goroutine.
 	Filter func(path string, a *tree.Attr) Take
+
+	// Finish is called when everything has been read, before the snapshot is
+	// committed, and may complete the record. If it fails nothing is committed.
+	// May be nil.
+	Finish func(ctx context.Context, rec *repo.Snapshot) error
 
 	// NoParent reads every file, as if there were no snapshot before.
 	NoParent bool

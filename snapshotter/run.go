@@ -99,7 +99,11 @@ func Run(ctx context.Context, r *repo.Repo, src tree.Node, paths []string, opt O
 	} else if !opt.NoParent {
 		parent = findParent(r, snaps, rec)
 	}
-	if err := u.walk(ctx, src, parent, rec); err != nil {
+	err = u.walk(ctx, src, parent, rec)
+	if err == nil && opt.Finish != nil {
+		err = opt.Finish(ctx, rec)
+	}
+	if err != nil {
 		s.Abort(ctx)
 		u.local.close(nil)
 		return nil, err

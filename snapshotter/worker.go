@@ -52,6 +52,7 @@ type worker struct {
 	hash   *chunk.Hasher
 	min    int
 	small  []byte
+	stop   tree.End // why the section ends that is being cut, unless the file does
 }
 
 func (u *run) newWorker() (*worker, error) {
@@ -189,7 +190,8 @@ func (w *worker) xattrs(ctx context.Context, j *job) error {
 	return j.s.e.SetXattrs(xs, w.u.putPage)
 }
 
-// extents cuts an open file into rw, holes apart.
+// extents cuts an open file into rw, holes and what is left out apart. Where one
+// range of data follows another, the source wants a cut.
 func (w *worker) extents(ctx context.Context, j *job, f tree.OpenFile, a *tree.Attr, rw *tree.RecipeWriter) error {
 	if a.Size == 0 {
 		return nil
@@ -207,16 +209,19 @@ func (w *worker) extents(ctx context.Context, j *job, f tree.OpenFile, a *tree.A
 			break
 		}
 		x.Len = min(x.Len, a.Size-x.Off)
-		if x.Kind == tree.Hole {
+		if x.Kind == tree.Hole || x.Kind == tree.Absent {
 			end := tree.EndSource
 			if x.Off+x.Len == a.Size {
 				end = tree.EndFile
 			}
 			w.u.p.Bytes.Add(uint64(x.Len))
-			if err := rw.Add(tree.Extent{Len: x.Len, Kind: tree.Hole, End: end}); err != nil {
+			if err := rw.Add(tree.Extent{Len: x.Len, Kind: x.Kind, End: end}); err != nil {
 				return err
 			}
 			continue
+		}
+		if w.stop = tree.EndSource; x.End == tree.EndRecord {
+			w.stop = tree.EndRecord
 		}
 		if err := w.section(ctx, f, x.Off, x.Len, a.Size, rw, g); err != nil {
 			return err
@@ -253,7 +258,7 @@ func (w *worker) smallSection(f io.ReaderAt, off, n, size int64, rw *tree.Recipe
 		if m == 0 {
 			return nil
 		}
-		return w.put(p, endOf(chunk.EndFile, off+int64(m), size), rw)
+		return w.put(p, w.endOf(chunk.EndFile, off+int64(m), size), rw)
 	}
 	w.u.p.ReadBytes.Add(^uint64(m - 1)) // cut counts them
 	w.cutter.Reset(bytes.NewReader(p))
@@ -265,9 +270,9 @@ var zeroBlock = make([]byte, chunk.ZeroRun)
 
 // endOf corrects the end of a section's last piece: unless the file ends there
 // too, it is the source that said so.
-func endOf(end chunk.End, at, size int64) tree.End {
+func (w *worker) endOf(end chunk.End, at, size int64) tree.End {
 	if end == chunk.EndFile && at < size {
-		return tree.EndSource
+		return w.stop
 	}
 	return tree.End(end)
 }
@@ -292,7 +297,7 @@ func (w *worker) cut(ctx context.Context, stop, size int64, rw *tree.RecipeWrite
 			}
 		}
 		w.u.p.ReadBytes.Add(uint64(p.Len))
-		end := endOf(p.End, at+p.Len, size)
+		end := w.endOf(p.End, at+p.Len, size)
 		if p.Zero {
 			w.u.p.Bytes.Add(uint64(p.Len))
 			if err := rw.Add(tree.Extent{Len: p.Len, Kind: tree.Zero, End: end}); err != nil {

@@ -39,6 +39,7 @@ chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/parit
 # The way in. It never imports the way out.
 repo/tree                                       < snapshotter/source;
 chunkstore, chunkstore/chunk, chunkstore/pack, repo, repo/tree < snapshotter;
+repo/tree                                       < snapshotter/system;
 
 # The way out. It never imports the way in, and only snapfs's callers know a
 # repository: everything here is tested over live directories too.

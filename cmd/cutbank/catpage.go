@@ -13,7 +13,7 @@ var pageKinds = map[tree.PageKind]string{tree.DirPage: "directory", tree.RecipeP
 
 var extentKinds = map[tree.ExtentKind]string{tree.Data: "data", tree.Zero: "zero", tree.Hole: "hole", tree.Absent: "absent", tree.Lost: "lost"}
 
-var extentEnds = map[tree.End]string{tree.EndFile: "file", tree.EndSplitter: "splitter", tree.EndMax: "maximum", tree.EndZero: "zero run", tree.EndSource: "source"}
+var extentEnds = map[tree.End]string{tree.EndFile: "file", tree.EndSplitter: "splitter", tree.EndMax: "maximum", tree.EndZero: "zero run", tree.EndSource: "source", tree.EndRecord: "record"}
 
 // catPage shows a page of a tree.
 func (a *app) catPage(ctx context.Context, s *objectFlags, digits string) error {

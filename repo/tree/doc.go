@@ -25,7 +25,9 @@
 // would make it longer than 16 KiB. The hash is the first 8 bytes, little
 // endian, of the page's or chunk's ID; for names, FNV-1a of the name, and for
 // extents without an ID, the length, both through the finaliser of MurmurHash3.
-// So boundaries depend on nearby items only. The root of a list is its only
+// So boundaries depend on nearby items only. In a recipe a page may end behind an
+// extent that is a record, 4 KiB or less, from 256 bytes on: such pages have about
+// 1 KiB, for of many records a few change. The root of a list is its only
 // page, or the page that refers to all others; an empty list has none.
 //
 // Reference:
@@ -77,7 +79,8 @@
 // Extent (item of a recipe, and field 17):
 //
 //	1 byte    kind | end << 4: kind 1 data, 2 zero, 3 hole, 4 absent, 5 lost;
-//	          end 0 file, 1 splitter, 2 maximum, 3 zero run, 4 source
+//	          end 0 file, 1 splitter, 2 maximum, 3 zero run, 4 source,
+//	          5 a record of the source
 //	uvarint   length, at least 1
 //	32 bytes  ID of the chunk, for kind 1
 //

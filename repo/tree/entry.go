@@ -282,7 +282,7 @@ func parseExtent(p []byte) (x Extent, rest []byte, err error) {
 		return x, nil, errPage
 	}
 	x.Kind, x.End = ExtentKind(p[0]&15), End(p[0]>>4)
-	if x.Kind < Data || x.Kind > Lost || x.End > EndSource {
+	if x.Kind < Data || x.Kind > Lost || x.End > EndRecord {
 		return x, nil, fmt.Errorf("extent of kind %d, end %d: %w", x.Kind, x.End, ErrVersion)
 	}
 	v, n := binary.Uvarint(p[1:])

@@ -251,7 +251,7 @@ func TestDamagedPages(t *testing.T) {
 		{"extent of one byte", extent(1), corrupt},
 		{"extent of kind 0", extent(0, 5), version},
 		{"extent of kind 6", extent(6, 5), version},
-		{"extent that ended by 5", extent(5<<4|2, 5), version},
+		{"extent that ended by 6", extent(6<<4|2, 5), version},
 		{"extent of no bytes", extent(2, 0), corrupt},
 		{"extent of 2^62 bytes", extent(binary.AppendUvarint([]byte{2}, 1<<62)...), corrupt},
 		{"extents of 2^62 bytes together", page(tree.RecipePage, 0, binary.AppendUvarint([]byte{2}, 1<<62-1), []byte{2, 1}), corrupt},

@@ -137,8 +137,12 @@ const (
 	EndSplitter End = 1 // the splitter cut
 	EndMax      End = 2 // the chunk was as long as chunks may be
 	EndZero     End = 3 // a run of zeros began or ended
-	EndSource   End = 4 // the source said so: a hole began or ended, a record ended
+	EndSource   End = 4 // the source said so: a hole began or ended
+	EndRecord   End = 5 // the source said so: a record ended
 )
+
+// BySource reports whether the source said that the extent ends there.
+func (e End) BySource() bool { return e == EndSource || e == EndRecord }
 
 // Extent is a range of a file. Extents of a file follow each other without a
 // gap, from 0 to its size.
@@ -169,7 +173,9 @@ type OpenFile interface {
 	// Stat returns the attributes as they are now, to see a change.
 	Stat() (*Attr, error)
 	// Extents yields Data and Hole ranges from off on, as the file system
-	// tells them (SEEK_DATA, SEEK_HOLE).
+	// tells them (SEEK_DATA, SEEK_HOLE). Other sources than file systems may
+	// leave ranges out (Absent), and end a range of Data with EndRecord
+	// where they want a chunk to end.
 	Extents(off int64) iter.Seq2[Extent, error]
 }
 

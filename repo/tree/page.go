@@ -22,8 +22,8 @@ const (
 
 const (
 	pageVersion = 1
-	pageMin     = 1 << 10
-	pageSpread  = 3 << 10
+	pageUnit    = 1 << 10 // least size of a page; on average it is four
+	fineUnit    = 256     // where a source cuts at its records
 	pageMax     = 16 << 10
 	// maxPage bounds a page in bytes that is one long item, or lists extended
 	// attributes.
@@ -75,7 +75,9 @@ type level struct {
 	cut   bool // the page ends here, should another item come
 }
 
-func (w *listWriter) add(n int, item []byte, hash uint64, sum Ref) error {
+// add appends an item to level n. Pages end by its hash, with unit as their least
+// size.
+func (w *listWriter) add(n int, item []byte, hash uint64, sum Ref, unit uint64) error {
 	if n == len(w.levels) {
 		if n > maxLevel {
 			return fmt.Errorf("a list of more than %d levels of pages", maxLevel)
@@ -94,8 +96,9 @@ func (w *listWriter) add(n int, item []byte, hash uint64, sum Ref) error {
 	l.sum.Last = sum.Last
 	l.sum.Items += sum.Items
 	l.sum.Below.Add(sum.Below)
-	hi, _ := bits.Mul64(^uint64(0)/pageSpread, uint64(len(item)))
-	l.cut = len(l.items) >= pageMin && (hi > 0 || hash < ^uint64(0)/pageSpread*uint64(len(item)))
+	share := ^uint64(0) / (3 * unit)
+	hi, _ := bits.Mul64(share, uint64(len(item)))
+	l.cut = uint64(len(l.items)) >= unit && (hi > 0 || hash < share*uint64(len(item)))
 	return nil
 }
 
@@ -111,7 +114,7 @@ func (w *listWriter) flush(n int) error {
 	ref := l.sum
 	ref.ID = id
 	*l = level{items: l.items[:0]}
-	return w.add(n+1, appendRef(nil, &ref), binary.LittleEndian.Uint64(id[:]), ref)
+	return w.add(n+1, appendRef(nil, &ref), binary.LittleEndian.Uint64(id[:]), ref, pageUnit)
 }
 
 // finish closes the list; a list without items has a zero ID.

@@ -29,7 +29,7 @@ func (w *DirWriter) Add(e *Entry) error {
 	}
 	w.last, w.n = e.Name, w.n+1
 	w.buf = AppendEntry(w.buf[:0], e)
-	return w.list.add(0, w.buf, hashName(e.Name), Ref{Last: e.Name, Items: 1, Below: e.Totals()})
+	return w.list.add(0, w.buf, hashName(e.Name), Ref{Last: e.Name, Items: 1, Below: e.Totals()}, pageUnit)
 }
 
 // Finish writes what is left and sets dir's Root, Children and Below.
@@ -53,7 +53,7 @@ func NewWitnessWriter(put Put) *WitnessWriter {
 // Add appends an item; names come in ascending order.
 func (w *WitnessWriter) Add(x *Witness) error {
 	w.buf = appendWitness(w.buf[:0], x)
-	return w.list.add(0, w.buf, hashName(x.Name), Ref{Last: x.Name, Items: 1})
+	return w.list.add(0, w.buf, hashName(x.Name), Ref{Last: x.Name, Items: 1}, pageUnit)
 }
 
 // Finish writes what is left and returns the ID of the root.
@@ -78,6 +78,9 @@ func NewRecipeWriter(put Put) *RecipeWriter {
 
 // Size is the sum of the lengths so far.
 func (w *RecipeWriter) Size() int64 { return w.size }
+
+// fineExtent is up to which length a record makes small pages.
+const fineExtent = 4 << 10
 
 // Add appends an extent; its Off is ignored.
 func (w *RecipeWriter) Add(x Extent) error {
@@ -110,7 +113,11 @@ func (w *RecipeWriter) page(x Extent) error {
 		h = binary.LittleEndian.Uint64(x.ID[:])
 	}
 	w.buf = appendExtent(w.buf[:0], x)
-	return w.list.add(0, w.buf, h, Ref{Items: 1, Below: Totals{Bytes: uint64(x.Len)}})
+	unit := uint64(pageUnit)
+	if x.End == EndRecord && x.Len <= fineExtent {
+		unit = fineUnit
+	}
+	return w.list.add(0, w.buf, h, Ref{Items: 1, Below: Totals{Bytes: uint64(x.Len)}}, unit)
 }
 
 // Finish writes what is left and sets e's Extents or Recipe, and its Size.
