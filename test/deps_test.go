@@ -40,6 +40,7 @@ chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/parit
 repo/tree                                       < snapshotter/source;
 chunkstore, chunkstore/chunk, chunkstore/pack, repo, repo/tree < snapshotter;
 repo/tree                                       < snapshotter/system;
+repo/tree, snapshotter/source, snapshotter/system < snapshotter/system/command;
 
 # The way out. It never imports the way in, and only snapfs's callers know a
 # repository: everything here is tested over live directories too.
@@ -48,7 +49,7 @@ repo/tree                                       < fs/tarball;
 
 # Who joins the rooms.
 chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend, chunkstore/backend/local, chunkstore/backend/s3, chunkstore/backend/azure, chunkstore/backend/web,
-index, repo, repo/tree, snapshotter, snapshotter/source,
+index, repo, repo/tree, snapshotter, snapshotter/source, snapshotter/system, snapshotter/system/command,
 fs/snapfs, fs/mount, fs/restore, fs/diff, fs/tarball, bench/dedup < cmd/cutbank;
 chunkstore/chunk, chunkstore/seal, repo/tree, snapshotter/source, test/gen < bench/...;
 bench/tool                                      < bench/versus, bench/remote;
@@ -75,7 +76,7 @@ github.com/spf13/cobra, github.com/schollz/progressbar/v3, github.com/go-git/go-
 golang.org/x/sys < chunkstore/backend/local, chunkstore/diskcache, index, snapshotter/source, fs/mount, fs/restore, cmd/cutbank, test/gen, bench/...;
 
 # The standard library, where it reaches out of the process.
-os/exec                                         < fs/mount, cmd/cutbank, bench/...;
+os/exec                                         < snapshotter/system/command, fs/mount, cmd/cutbank, bench/...;
 net, net/http                                   < chunkstore/backend/web, chunkstore/backend/s3;
 net/http                                        < chunkstore/backend/azure;
 net/http                                        < cmd/cutbank;

@@ -29,6 +29,7 @@ type app struct {
 	repoPath, passwordCommand, cacheDir string
 	credential                          string // a file
 	noCache, json, quiet, verbose       bool
+	asStored                            bool // without views
 	oldest                              bool // read the oldest versions
 	cacheLimit, diskCache               sizeFlag
 	diskPages                           bool // keep no contents of files on the disk

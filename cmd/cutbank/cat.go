@@ -18,7 +18,7 @@ import (
 const catBuffer = 1 << 20
 
 func (a *app) catCommand() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "cat SNAPSHOT:PATH",
 		Short: "Print one file",
 		Long: `cat writes the contents of a file to standard output. Every byte is proven before
@@ -32,6 +32,8 @@ With --json the contents come as objects of type "data", and an object of type
 		Args: exactly(1, "one SNAPSHOT:PATH"),
 		RunE: func(c *cobra.Command, args []string) error { return a.cat(c.Context(), args[0]) },
 	}
+	a.storedFlag(c)
+	return c
 }
 
 func (a *app) cat(ctx context.Context, arg string) error {

@@ -48,6 +48,7 @@ Differences give exit code 8.`,
 		},
 	}
 	f := c.Flags()
+	a.storedFlag(c)
 	f.BoolVar(&s.stat, "stat", false, "print totals only")
 	f.BoolVar(&s.content, "content", false, "read live files even if size and mtime are equal")
 	f.BoolVar(&s.quick, "quick", false, "compare attributes of live files only")
@@ -78,6 +79,7 @@ type side struct {
 	rec  *repo.Snapshot
 	path string // in the snapshot
 	node tree.Node
+	view bool
 }
 
 // liveArg returns the path of an argument that names a live directory.
@@ -102,6 +104,8 @@ func (a *app) diff(ctx context.Context, s *diffFlags, args ...string) error {
 	switch {
 	case x.live == "" && y.live == "":
 		opt.IDsComparable = true
+		// Files of a view have no IDs, and the times that its kind gives them.
+		opt.Quick = opt.Quick && !x.view && !y.view || s.quick
 	case s.quick || x.live != "" && y.live != "":
 	default:
 		// The live side learns to tell IDs.
@@ -161,6 +165,9 @@ func (a *app) sides(ctx context.Context, args []string) ([2]*side, error) {
 			p = live
 		}
 		s.path = cleanPath(p)
+		if k, _, err := a.viewOf(s.rec); err == nil && k != nil {
+			s.view = true
+		}
 		if s.node, err = a.nodeIn(ctx, pages, s.rec, p); err != nil {
 			return sides, err
 		}

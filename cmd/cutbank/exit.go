@@ -12,6 +12,7 @@ import (
 	"github.com/cutbankfs/cutbank/repo"
 	"github.com/cutbankfs/cutbank/repo/tree"
 	"github.com/cutbankfs/cutbank/snapshotter"
+	"github.com/cutbankfs/cutbank/snapshotter/system"
 )
 
 // hidden is an error that says nothing by itself: a mark for the exit code.
@@ -40,12 +41,12 @@ var exits = []struct {
 	{130, "interrupted by Ctrl-C or SIGTERM; nothing is left half done", []error{errInterrupted}},
 	{7, "the snapshot or restore is done, but partial: some files could not be read or written", []error{snapshotter.ErrPartial}},
 	{8, "differences were found (diff, verify --against, verify --receipt)", []error{errDifferent}},
-	{9, "refused: it would delete much; see the message", []error{errRefused}},
+	{9, "refused: it would delete or replace much, or go where it does not belong; see the message", []error{errRefused, system.ErrRefused}},
 	{6, "the repository was written by a newer cutbank", []error{repo.ErrFormat, seal.ErrVersion, tree.ErrVersion}},
 	{3, "stored data is damaged or missing, or was not locked", []error{errExposed, chunk.ErrCorrupt, chunk.ErrMissing}},
 	{5, "wrong password or key, or one that may not do this", []error{repo.ErrKey, seal.ErrNoKey, repo.ErrRefused}},
 	{4, "no repository, snapshot or path of that name", []error{repo.ErrNoRepo, fs.ErrNotExist}},
-	{1, "anything else", []error{repo.ErrDead, backend.ErrUnfenced, backend.ErrNotDone, backend.ErrUnclear, backend.ErrLocked, backend.ErrOldest, repo.ErrReadOnly, repo.ErrNoLock, fs.ErrExist, fs.ErrPermission, errSilent}},
+	{1, "anything else", []error{repo.ErrDead, system.ErrIncomplete, backend.ErrUnfenced, backend.ErrNotDone, backend.ErrUnclear, backend.ErrLocked, backend.ErrOldest, repo.ErrReadOnly, repo.ErrNoLock, fs.ErrExist, fs.ErrPermission, errSilent}},
 }
 
 func exitCode(err error) int {

@@ -12,6 +12,7 @@ import (
 	"github.com/bmatcuk/doublestar/v4"
 	"github.com/spf13/cobra"
 
+	"github.com/cutbankfs/cutbank/fs/snapfs"
 	"github.com/cutbankfs/cutbank/repo"
 	"github.com/cutbankfs/cutbank/repo/tree"
 )
@@ -55,6 +56,7 @@ as 90m, 12h, 3d or 2w. Times without a zone are UTC.`,
 		},
 	}
 	f := c.Flags()
+	a.storedFlag(c)
 	f.StringArrayVar(&s.snapshots, "snapshot", nil, "search only this SNAPSHOT; repeatable")
 	f.StringSliceVar(&s.names, "snapshots-of", nil, "search only snapshots of this name; repeatable")
 	f.StringVar(&s.name, "name", "", "glob for the last part of the path")
@@ -205,7 +207,7 @@ func (a *app) find(ctx context.Context, s *findFlags, w *wanted) error {
 	}
 	// Snapshots of one name side by side, so that a version's are ranges.
 	slices.SortStableFunc(snaps, func(a, b *repo.Snapshot) int { return strings.Compare(a.Name, b.Name) })
-	f := &finder{a: a, ctx: ctx, get: r.Store().Page, w: w, snaps: snaps}
+	f := &finder{a: a, ctx: ctx, get: r.Store().Page, pages: snapfs.NewCache(r.Store()), w: w, snaps: snaps}
 	if err := f.run(); err != nil {
 		return err
 	}

@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"math/bits"
 	"path"
 	"slices"
+	"syscall"
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
+	"github.com/cutbankfs/cutbank/fs/snapfs"
 	"github.com/cutbankfs/cutbank/repo"
 	"github.com/cutbankfs/cutbank/repo/tree"
 )
@@ -21,6 +24,7 @@ type finder struct {
 	a     *app
 	ctx   context.Context
 	get   func(context.Context, chunk.ID) ([]byte, error)
+	pages *snapfs.Cache // for what has a view
 	w     *wanted
 	snaps []*repo.Snapshot
 	bad   failures
@@ -56,6 +60,7 @@ func (s snapSet) count() int {
 // held is an entry, and the snapshots that have it.
 type held struct {
 	e   *tree.Entry
+	n   tree.Node // in a view, which has no pages; otherwise nil
 	set snapSet
 }
 
@@ -64,17 +69,20 @@ func (f *finder) run() error {
 	byPage := map[chunk.ID]int{}
 	for i, s := range f.snaps {
 		at, ok := byPage[s.Tree.ID]
-		if !ok {
+		if ok = ok && len(s.System) == 0; !ok {
 			at = len(roots)
-			byPage[s.Tree.ID] = at
-			e, err := f.root(s)
+			h, err := f.root(s)
 			if err != nil {
 				if f.ctx.Err() != nil {
 					return f.ctx.Err()
 				}
 				f.bad.add(f.a, snapshotName(s), err)
 			}
-			roots = append(roots, held{e, newSnapSet(len(f.snaps))})
+			if h.n == nil {
+				byPage[s.Tree.ID] = at
+			}
+			h.set = newSnapSet(len(f.snaps))
+			roots = append(roots, h)
 		}
 		roots[at].set.add(i)
 	}
@@ -82,14 +90,48 @@ func (f *finder) run() error {
 	return f.below("/", 0, roots)
 }
 
-func (f *finder) root(s *repo.Snapshot) (*tree.Entry, error) {
+func (f *finder) root(s *repo.Snapshot) (held, error) {
+	k, _, err := f.a.viewOf(s)
+	if err != nil {
+		return held{}, err
+	}
+	if k != nil {
+		n, err := f.a.root(f.ctx, f.pages, s)
+		if err != nil {
+			return held{}, err
+		}
+		return held{e: &tree.Entry{Attr: *n.Attr()}, n: n}, nil
+	}
 	for e, err := range f.entries(s.Tree.ID, -1) {
 		if err == nil && e.Kind != tree.Dir {
 			err = fmt.Errorf("page %s is no root of a tree: %w", s.Tree.ID, chunk.ErrCorrupt)
 		}
-		return e, err
+		return held{e: e}, err
 	}
-	return nil, fmt.Errorf("the record names no tree: %w", chunk.ErrCorrupt)
+	return held{}, fmt.Errorf("the record names no tree: %w", chunk.ErrCorrupt)
+}
+
+// list yields what a directory holds, as entries does.
+func (f *finder) list(dir held) iter.Seq2[held, error] {
+	return func(yield func(held, error) bool) {
+		if dir.n == nil {
+			for e, err := range f.entries(dir.e.Root, -1) {
+				if !yield(held{e: e, set: dir.set}, err) {
+					return
+				}
+			}
+			return
+		}
+		for n, err := range dir.n.Entries(f.ctx, 0) {
+			h := held{set: dir.set, n: n}
+			if err == nil {
+				h.e = &tree.Entry{Attr: *n.Attr()}
+			}
+			if !yield(h, err) {
+				return
+			}
+		}
+	}
 }
 
 // entries yields a directory's entries. A page that cannot be read is an error
@@ -128,14 +170,14 @@ func (f *finder) page(id chunk.ID, level int, yield func(*tree.Entry, error) boo
 func (f *finder) below(dir string, depth int, at []held) error {
 	dirs := distinct(at)
 	if len(dirs) == 1 { // as nearly everywhere
-		for e, err := range f.entries(dirs[0].e.Root, -1) {
+		for h, err := range f.list(dirs[0]) {
 			if err != nil {
 				if err = f.failed(dir, dirs[0], err); err != nil {
 					return err
 				}
 				continue
 			}
-			if err := f.name(dir, depth, []held{{e, dirs[0].set}}); err != nil {
+			if err := f.name(dir, depth, []held{h}); err != nil {
 				return err
 			}
 		}
@@ -159,7 +201,11 @@ func distinct(at []held) []held {
 	var dirs []held
 	byRoot := map[chunk.ID]int{}
 	for _, h := range at {
-		if h.e.Kind != tree.Dir || h.e.Root.IsZero() {
+		if h.e.Kind != tree.Dir || h.e.Root.IsZero() && h.n == nil {
+			continue
+		}
+		if h.n != nil {
+			dirs = append(dirs, h)
 			continue
 		}
 		if i, ok := byRoot[h.e.Root]; ok {
@@ -175,14 +221,14 @@ func distinct(at []held) []held {
 // merged goes through several directories side by side, name by name.
 func (f *finder) merged(dir string, depth int, dirs []held) error {
 	type side struct {
-		next func() (*tree.Entry, error, bool)
-		e    *tree.Entry
+		next func() (held, error, bool)
+		h    held // none: no entry
 	}
 	sides := make([]side, len(dirs))
 	advance := func(i int) error {
 		for {
-			e, err, ok := sides[i].next()
-			if sides[i].e = e; err == nil || !ok {
+			h, err, ok := sides[i].next()
+			if sides[i].h = h; err == nil || !ok {
 				return f.ctx.Err()
 			}
 			if err := f.failed(dir, dirs[i], err); err != nil {
@@ -191,7 +237,7 @@ func (f *finder) merged(dir string, depth int, dirs []held) error {
 		}
 	}
 	for i := range dirs {
-		next, stop := iter.Pull2(f.entries(dirs[i].e.Root, -1))
+		next, stop := iter.Pull2(f.list(dirs[i]))
 		defer stop()
 		sides[i].next = next
 		if err := advance(i); err != nil {
@@ -201,8 +247,8 @@ func (f *finder) merged(dir string, depth int, dirs []held) error {
 	for {
 		name := "" // no entry has an empty one
 		for _, s := range sides {
-			if s.e != nil && (name == "" || s.e.Name < name) {
-				name = s.e.Name
+			if s.h.e != nil && (name == "" || s.h.e.Name < name) {
+				name = s.h.e.Name
 			}
 		}
 		if name == "" {
@@ -210,8 +256,8 @@ func (f *finder) merged(dir string, depth int, dirs []held) error {
 		}
 		var same []held
 		for i := range sides {
-			if e := sides[i].e; e != nil && e.Name == name {
-				same = append(same, held{e, dirs[i].set})
+			if h := sides[i].h; h.e != nil && h.e.Name == name {
+				same = append(same, h)
 				if err := advance(i); err != nil {
 					return err
 				}
@@ -234,7 +280,7 @@ func (f *finder) name(dir string, depth int, at []held) error {
 		}
 	}
 	for _, h := range at {
-		if h.e.Kind == tree.Dir && !h.e.Root.IsZero() {
+		if h.e.Kind == tree.Dir && (!h.e.Root.IsZero() || h.n != nil) {
 			return f.below(path.Join(dir, at[0].e.Name), depth+1, at)
 		}
 	}
@@ -253,6 +299,21 @@ type version struct {
 
 func versionOf(e *tree.Entry) version {
 	return version{e.Kind, e.Mtime, e.Size, e.Rdev, e.Target, contentID(e)}
+}
+
+// version is versionOf; of a view, which knows no chunks, what fits is read.
+func (f *finder) version(h held) (version, error) {
+	v := versionOf(h.e)
+	if h.n == nil || h.e.Kind != tree.File {
+		return v, nil
+	}
+	digest := chunk.NewDigest()
+	err := copyNode(f.ctx, h.n, digest.Write)
+	if errors.Is(err, syscall.ENODATA) {
+		return v, nil // as it was captured
+	}
+	digest.Sum(v.content[:0])
+	return v, err
 }
 
 // contentID is equal for files of equal contents, as far as they were cut
@@ -277,7 +338,13 @@ func (f *finder) match(dir string, at []held) error {
 		if !f.w.fits(dir, h.e) {
 			continue
 		}
-		v := versionOf(h.e)
+		v, err := f.version(h)
+		if f.ctx.Err() != nil {
+			return f.ctx.Err()
+		}
+		if err != nil {
+			f.bad.add(f.a, path.Join(dir, h.e.Name), err)
+		}
 		if i, ok := byVersion[v]; ok {
 			found[i].set = found[i].set.with(h.set)
 			continue

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cutbankfs/cutbank/repo"
+	"github.com/cutbankfs/cutbank/snapshotter/system"
 )
 
 func (a *app) inspectCommand() *cobra.Command {
@@ -109,8 +112,11 @@ func (a *app) printRecord(s *repo.Snapshot) {
 		line("problem", quote(p))
 	}
 	line("mode", s.Mode)
+	for _, d := range s.Data {
+		line("data", quote(d))
+	}
 	if len(s.System) > 0 {
-		line("system", string(s.System))
+		a.printSystem(line, s.System)
 	}
 	for _, m := range s.Members {
 		line("member", fmt.Sprintf("%s %s %s", quote(m.Name), m.State, pageName(m.Tree)))
@@ -122,6 +128,21 @@ func (a *app) printRecord(s *repo.Snapshot) {
 	line("stored", when(s.ModTime))
 	for key, v := range s.Extra {
 		line(quote(key), string(v))
+	}
+}
+
+// printSystem prints what a system said of itself.
+func (a *app) printSystem(line func(key, value string), raw json.RawMessage) {
+	info, err := system.ParseInfo(raw)
+	if err != nil {
+		line("system", quote(string(raw)))
+		return
+	}
+	line("system", quote(info.Kind))
+	line("version", quote(info.Version))
+	line("cluster", quote(info.Cluster))
+	for _, key := range slices.Sorted(maps.Keys(info.Facts)) {
+		line("fact", quote(key)+": "+quote(info.Facts[key]))
 	}
 }
 

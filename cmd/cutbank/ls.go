@@ -39,6 +39,7 @@ read.`,
 		},
 	}
 	f := c.Flags()
+	a.storedFlag(c)
 	f.BoolVarP(&s.long, "long", "l", false, "show attributes")
 	f.BoolVarP(&s.recursive, "recursive", "R", false, "go down into directories")
 	f.BoolVarP(&s.itself, "directory", "d", false, "show a directory itself, not what is in it")

@@ -82,6 +82,7 @@ it print its counters.`,
 		},
 	}
 	f := c.Flags()
+	a.storedFlag(c)
 	f.StringVar(&s.snapshot, "snapshot", "", "mount only this SNAPSHOT")
 	f.StringVar(&s.path, "path", "", "mount only this directory of --snapshot")
 	f.Var(&s.cache, "cache-size", "bytes of decoded data kept")
@@ -170,7 +171,7 @@ func (a *app) startMount(ctx context.Context, s *mountFlags, dir string) (*mount
 				return // a folder out of reach is no reason to show nothing
 			}
 		}
-		srv.Update(mountSnapshots(snaps, pages))
+		srv.Update(a.mountSnapshots(snaps, pages))
 	}
 	update(ctx)
 	return srv, update, nil
@@ -184,12 +185,11 @@ func (a *app) stored(r *repo.Repo) (bytes, files uint64) {
 	return bytes, 0
 }
 
-func mountSnapshots(snaps []*repo.Snapshot, pages *snapfs.Cache) []mount.Snapshot {
+func (a *app) mountSnapshots(snaps []*repo.Snapshot, pages *snapfs.Cache) []mount.Snapshot {
 	shown := make([]mount.Snapshot, 0, len(snaps))
 	for _, s := range snaps {
-		root := s.Tree.ID
 		shown = append(shown, mount.Snapshot{ID: s.ID.String(), Name: s.Name, Time: s.Dir, Tags: s.Tags, ModTime: tree.TimeOf(s.Time),
-			Open: func(ctx context.Context) (tree.Numbered, error) { return pages.Open(ctx, root) }})
+			Open: func(ctx context.Context) (tree.Numbered, error) { return a.root(ctx, pages, s) }})
 	}
 	return shown
 }

@@ -28,13 +28,16 @@ type restoreFlags struct {
 	receipt   string
 	noReceipt bool
 	maxDelete float64
+
+	system, scratch                   string
+	force, allowRelease, allowCluster bool
 }
 
 func (a *app) restoreCommand() *cobra.Command {
 	var s restoreFlags
 	c := &cobra.Command{
-		Use:   "restore SNAPSHOT[:PATH] TARGET",
-		Short: "Bring files back",
+		Use:   "restore SNAPSHOT[:PATH] TARGET | restore SNAPSHOT[:PATH] --system KIND [-- OPTIONS]",
+		Short: "Bring files back, or a system",
 		Long: `restore brings a snapshot, or what PATH names in it, into the directory TARGET:
 SNAPSHOT:DIR puts DIR's contents there, SNAPSHOT:FILE makes TARGET/FILE, and
 SNAPSHOT alone puts the snapshotted paths under TARGET.
@@ -54,16 +57,44 @@ depth. With --delete, what the snapshot does
 not have is removed from the restored directories; more than a tenth of what is
 there only with --yes.
 
+With --system a system's snapshot, or the part of it that PATH names where "cutbank
+systems" says that there can be parts, is brought into a running system, or to where
+one is started from; what stands behind "--" are options of the system's own tools,
+which "cutbank systems KIND" prints. What is there already is replaced with --force
+only; another version of the system is refused without --allow-release-change, and
+another cluster than the one captured without --allow-other-cluster. Without
+--system such a snapshot is brought into TARGET as the files that "cutbank ls" shows.
+
 At the end stands a receipt: every path with size and hash, in a file below
 ~/.local/state/cutbank/receipts that nobody but you removes, or where --receipt
 says. "cutbank verify --receipt FILE" compares it with the files at any later time.`,
 		Example: `  cutbank restore -r /backup latest:/etc/nginx /etc/nginx --dry-run
   cutbank restore -r /backup web/latest:/srv /srv --delete --exclude 'cache/**'
-  cutbank restore -r /backup latest /mnt/disk --include '**/*.conf'`,
-		Args: exactly(2, "SNAPSHOT[:PATH] and TARGET"),
-		RunE: func(c *cobra.Command, args []string) error { return a.restore(c.Context(), &s, args[0], args[1]) },
+  cutbank restore -r /backup latest /mnt/disk --include '**/*.conf'
+  cutbank restore -r /backup ldap/latest --system command --dry-run -- --restore 'slapadd'`,
+		Args: func(c *cobra.Command, args []string) error {
+			if s.system != "" {
+				return nil // restoreSystem looks at them
+			}
+			return exactly(2, "SNAPSHOT[:PATH] and TARGET")(c, args)
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := s.checkSystem(c); err != nil {
+				return err
+			}
+			if s.system != "" {
+				return a.restoreSystem(c.Context(), c, &s, args)
+			}
+			return a.restore(c.Context(), &s, args[0], args[1])
+		},
 	}
 	f := c.Flags()
+	a.storedFlag(c)
+	systemFlag(c, &s.system, "bring it into a system of this KIND; see `cutbank systems`")
+	f.StringVar(&s.scratch, "scratch", "", "with --system: directory for temporary files (default: TMPDIR, or in the folder for local state)")
+	f.BoolVar(&s.force, "force", false, "with --system: replace what is there")
+	f.BoolVar(&s.allowRelease, "allow-release-change", false, "with --system: into another version than the one captured")
+	f.BoolVar(&s.allowCluster, "allow-other-cluster", false, "with --system: into another cluster than the one captured")
 	f.StringArrayVarP(&s.opt.Include, "include", "i", nil, "restore only what fits this glob; repeatable")
 	f.StringArrayVarP(&s.opt.Exclude, "exclude", "e", nil, "leave out what fits this glob; repeatable")
 	f.StringVar(&s.overwrite, "overwrite", "if-changed", "always, if-changed, if-newer or never")
@@ -78,6 +109,20 @@ says. "cutbank verify --receipt FILE" compares it with the files at any later ti
 	f.StringVar(&s.receipt, "receipt", "", "write the receipt to this file (default: in the user's state folder)")
 	f.BoolVar(&s.noReceipt, "no-receipt", false, "write no receipt")
 	return c
+}
+
+// checkSystem says whether the flags go together with --system, or without.
+func (s *restoreFlags) checkSystem(c *cobra.Command) error {
+	wrong, text := []string{"scratch", "force", "allow-release-change", "allow-other-cluster"}, "goes with --system only"
+	if s.system != "" {
+		wrong, text = []string{"include", "exclude", "overwrite", "delete", "max-delete", "yes", "in-place", "sparse", "verify", "workers", "receipt", "no-receipt", "stored"}, "is for directories, not for --system"
+	}
+	for _, name := range wrong {
+		if c.Flags().Changed(name) {
+			return usagef("--%s %s", name, text)
+		}
+	}
+	return nil
 }
 
 func (a *app) restore(ctx context.Context, s *restoreFlags, arg, target string) error {

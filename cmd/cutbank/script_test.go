@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 			return lagging{f, lag}, err
 		}
 	}
+	kinds = append(kinds, &shelf)
 	testscript.Main(m, map[string]func(){"cutbank": main})
 }
 

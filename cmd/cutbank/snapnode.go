@@ -35,7 +35,7 @@ func (a *app) node(ctx context.Context, arg string) (*repo.Snapshot, string, tre
 // nodeIn opens a path of a snapshot; snapshots that are looked at together
 // share a cache.
 func (a *app) nodeIn(ctx context.Context, pages *snapfs.Cache, rec *repo.Snapshot, p string) (tree.Node, error) {
-	root, err := pages.Open(ctx, rec.Tree.ID)
+	root, err := a.root(ctx, pages, rec)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", snapshotName(rec), err)
 	}

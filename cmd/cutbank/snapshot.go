@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,13 +30,23 @@ type snapshotFlags struct {
 	data                                  []string
 	oneFS, noParent                       bool
 	workers                               int
+	system, scratch                       string
+}
+
+// kept is what a snapshot is made of.
+type kept struct {
+	root   tree.Node
+	paths  []string
+	filter *filter                                     // nil: all is taken
+	scan   func(ctx context.Context) *atomic.Uint64    // counts ahead; may be nil
+	finish func(context.Context, *repo.Snapshot) error // of snapshotter.Options
 }
 
 func (a *app) snapshotCommand() *cobra.Command {
 	var s snapshotFlags
 	c := &cobra.Command{
-		Use:   "snapshot PATH...",
-		Short: "Keep a snapshot of directories and files",
+		Use:   "snapshot PATH... | snapshot --system KIND [-- OPTIONS]",
+		Short: "Keep a snapshot of directories and files, or of a running system",
 		Long: `snapshot keeps the paths as they are now. Files that have not changed since the
 last snapshot of the same name are not read; of files that have, only new chunks
 are stored. A file that changes while it is read is read again, twice at most,
@@ -56,6 +67,13 @@ left out, too; names and the targets of symlinks are not. --mode light does so w
 all files but those that a --data pattern fits (the syntax is that of --exclude).
 Snapshots of one name may differ in their modes.
 
+With --system the snapshot is one of a running system, such as a database, as it was
+at one moment; "cutbank systems" lists the kinds. What stands behind "--" are the
+options that the system's own tools have, with one dash or two; "cutbank systems
+KIND" prints them, and the environment variables. Such a snapshot is whole or is not
+kept. Space for what must be written down before it is stored comes from --scratch,
+TMPDIR, or the folder for local state.
+
 With a write-only credential (--credential, see "cutbank writer") nothing stored
 can be read. What is needed to know unchanged files is kept in the folder for local
 state, sealed; with --no-cache every file is read.
@@ -65,11 +83,19 @@ TIME of one gets "-2".`,
 		Example: `  cutbank snapshot -r /backup /etc /home --exclude '*.o' --exclude '/home/*/.cache'
   cutbank snapshot -r /backup --name db --label before-upgrade /var/lib/postgresql
   cutbank snapshot -r /backup --mode light --data '*.conf' --data /etc/ssh/ /etc
-  pg_dumpall | cutbank snapshot -r /backup --name dump --stdin all.sql`,
+  pg_dumpall | cutbank snapshot -r /backup --name dump --stdin all.sql
+  cutbank snapshot -r /backup --system command --name ldap -- --stream slapcat --as all.ldif`,
 		Args: between(0, -1, "one PATH or more"),
-		RunE: func(c *cobra.Command, args []string) error { return a.snapshot(c.Context(), &s, args) },
+		RunE: func(c *cobra.Command, args []string) error {
+			if s.system != "" {
+				return a.snapshotSystem(c.Context(), c, &s, args)
+			}
+			return a.snapshot(c.Context(), &s, args)
+		},
 	}
 	f := c.Flags()
+	systemFlag(c, &s.system, "keep a snapshot of a running system of this KIND; see `cutbank systems`")
+	f.StringVar(&s.scratch, "scratch", "", "with --system: directory for temporary files (default: TMPDIR, or in the folder for local state)")
 	f.StringVar(&s.name, "name", defaultName(), "what the snapshots of this source are called")
 	f.StringVar(&s.label, "label", "", "a label for this snapshot, unique for the name")
 	f.StringVar(&s.note, "note", "", "a note for people")
@@ -77,7 +103,7 @@ TIME of one gets "-2".`,
 	f.StringArrayVarP(&s.exclude, "exclude", "e", nil, "leave out what fits this pattern; repeatable")
 	f.StringArrayVar(&s.excludeFiles, "exclude-file", nil, "read such patterns from a file; repeatable")
 	f.StringVar(&s.mode, "mode", snapshotter.Full, "full, light or dataless: whether to keep what files contain")
-	f.StringArrayVar(&s.data, "data", nil, "with --mode light, keep the contents of what fits this pattern; repeatable")
+	f.StringArrayVar(&s.data, "data", nil, "with --mode light, keep the contents of what fits this pattern (of a system: its data of this name); repeatable")
 	f.BoolVarP(&s.oneFS, "one-file-system", "x", false, "do not descend into other file systems")
 	f.StringVar(&s.stdin, "stdin", "", "keep standard input as a file of this name")
 	f.StringVar(&s.compression, "compression", "fastest", "fastest, default or better")
@@ -92,25 +118,14 @@ func (a *app) snapshot(ctx context.Context, s *snapshotFlags, args []string) err
 	if (s.stdin != "") == (len(args) > 0) {
 		return usagef("give one PATH or more, or --stdin NAME, and not both; see `cutbank snapshot --help`")
 	}
-	levels := map[string]seal.Level{"fastest": seal.Fastest, "default": seal.Default, "better": seal.Better}
-	level, ok := levels[s.compression]
-	if !ok {
-		return usagef("--compression %q: use fastest, default or better", s.compression)
-	}
-	a.level = level
-	if err := repo.CheckName(s.name); err != nil {
-		return usagef("%v: use --name", err)
+	if s.scratch != "" {
+		return usagef("--scratch is for --system")
 	}
 	if err := s.checkMode(); err != nil {
 		return err
 	}
-	if s.workers < 0 {
-		return usagef("--workers %d: want 1 or more", s.workers)
-	}
-	for _, l := range append(slices.Clone(s.tags), s.label) {
-		if err := repo.CheckLabel(l); err != nil && (l != "" || l != s.label) {
-			return usagef("%v", err)
-		}
+	if err := s.check(a); err != nil {
+		return err
 	}
 	src, paths, fl, err := a.sources(s, args)
 	if err != nil {
@@ -120,31 +135,64 @@ func (a *app) snapshot(ctx context.Context, s *snapshotFlags, args []string) err
 	if err != nil {
 		return err
 	}
+	_, err = a.keep(ctx, s, r, kept{root: src, paths: paths, filter: fl,
+		scan: func(ctx context.Context) *atomic.Uint64 { return a.scan(ctx, src, fl) }})
+	return err
+}
+
+// check says whether the flags can be meant so that all snapshots have.
+func (s *snapshotFlags) check(a *app) error {
+	levels := map[string]seal.Level{"fastest": seal.Fastest, "default": seal.Default, "better": seal.Better}
+	level, ok := levels[s.compression]
+	if !ok {
+		return usagef("--compression %q: use fastest, default or better", s.compression)
+	}
+	a.level = level
+	if err := repo.CheckName(s.name); err != nil {
+		return usagef("%v: use --name", err)
+	}
+	if s.workers < 0 {
+		return usagef("--workers %d: want 1 or more", s.workers)
+	}
+	for _, l := range append(slices.Clone(s.tags), s.label) {
+		if err := repo.CheckLabel(l); err != nil && (l != "" || l != s.label) {
+			return usagef("%v", err)
+		}
+	}
+	return nil
+}
+
+// keep makes a snapshot, and tells of it. The record is that of what was committed,
+// also beside an error; nil if nothing was.
+func (a *app) keep(ctx context.Context, s *snapshotFlags, r *repo.Repo, src kept) (*repo.Snapshot, error) {
 	var p snapshotter.Progress
 	opt := snapshotter.Options{Name: s.name, Label: s.label, Note: s.note, Tags: s.tags, Host: hostName(), Program: programVersion(), Exclude: slices.Clone(s.exclude), Mode: s.recordMode(), Data: slices.Clone(s.data),
-		Workers: s.workers, NoParent: s.noParent, Now: now, Progress: &p, Logf: a.logf, Warnf: a.warnf}
-	if fl != nil {
-		opt.Filter = fl.take
+		Workers: s.workers, NoParent: s.noParent, Now: now, Progress: &p, Logf: a.logf, Warnf: a.warnf, Finish: src.finish}
+	if src.filter != nil {
+		opt.Filter = src.filter.take
 	}
 	opt.Problem = func(path string, err error) { a.warnf("%s: %v", quote("/"+path), err) }
 	start := now()
 	sctx, stopScan := context.WithCancel(ctx)
-	total := a.scan(sctx, src, fl)
+	total := &atomic.Uint64{}
+	if src.scan != nil {
+		total = src.scan(sctx)
+	}
 	stop := a.showProgress("snapshot", func() status {
 		return status{p.Bytes.Load(), total.Load(), fmt.Sprintf("%s files, %s new, %s known", countText(p.Files.Load()), bytesText(p.NewBytes.Load()), bytesText(p.Known.Load()))}
 	}, func() object {
 		return object{"files": p.Files.Load(), "read": p.ReadBytes.Load(), "new": p.NewBytes.Load(), "known": p.Known.Load()}
 	})
-	rec, err := snapshotter.Run(ctx, r, src, paths, opt)
+	rec, err := snapshotter.Run(ctx, r, src.root, src.paths, opt)
 	stopScan()
 	stop()
 	if rec == nil {
-		return err
+		return nil, err
 	}
 	if serr := a.summary(ctx, rec, now().Sub(start)); serr != nil {
-		return serr
+		return rec, serr
 	}
-	return err
+	return rec, err
 }
 
 // checkMode says whether --mode, --data and --stdin go together.
@@ -288,6 +336,9 @@ func (a *app) summary(ctx context.Context, rec *repo.Snapshot, d time.Duration) 
 	}
 	st := rec.Stats
 	a.sayf("snapshot %s: %s/%s", rec.ID.String()[:8], rec.Name, dir)
+	if text := systemText(rec.System); text != "" {
+		a.sayf("  %s, %s", text, modeName(rec))
+	}
 	a.sayf("  %s files, %s directories, %s", countText(rec.Totals.Files), countText(rec.Totals.Dirs), bytesText(rec.Totals.Bytes))
 	a.sayf("  %s files new, %s modified, %s unchanged", countText(st.New), countText(st.Modified), countText(st.Unchanged))
 	a.sayf("  %s read, %s new, %s stored", bytesText(st.ReadBytes), bytesText(st.NewBytes), bytesText(st.Stored))
@@ -301,8 +352,14 @@ func (a *app) summary(ctx context.Context, rec *repo.Snapshot, d time.Duration) 
 	o := object{"id": rec.ID.String(), "name": rec.Name, "time": rec.Time, "dir": dir, "label": rec.Label, "files": rec.Totals.Files, "dirs": rec.Totals.Dirs,
 		"bytes": rec.Totals.Bytes, "new_files": st.New, "modified_files": st.Modified, "unchanged_files": st.Unchanged, "read_bytes": st.ReadBytes,
 		"new_bytes": st.NewBytes, "stored": st.Stored, "changed": rec.Changed, "unread": rec.Unread, "seconds": d.Seconds(), "tree": rec.Tree.String(), "partial": rec.Unread > 0}
+	if len(rec.System) > 0 {
+		o["system"], o["mode"] = rec.System, modeName(rec)
+	}
 	if err := a.emit("snapshot", o); err != nil && !errors.Is(err, os.ErrClosed) {
 		return err
 	}
 	return nil
 }
+
+// modeName is what a snapshot has of its source.
+func modeName(rec *repo.Snapshot) string { return cmp.Or(rec.Mode, snapshotter.Full) }

@@ -82,6 +82,9 @@ func snapshotTable(w *tabwriter.Writer, snaps []*repo.Snapshot) {
 		for _, p := range s.Paths {
 			paths = append(paths, quote(string(p)))
 		}
+		if text := systemText(s.System); text != "" {
+			paths = []string{text}
+		}
 		state := ""
 		if s.Unread > 0 {
 			state = " (partial)"
@@ -123,6 +126,9 @@ func snapshotObject(s *repo.Snapshot) object {
 		"partial": s.Unread > 0, "unread": s.Unread, "changed": s.Changed, "tree": s.Tree.String(), "pinned": s.Pinned}
 	if s.Mode != "" {
 		o["mode"] = s.Mode
+	}
+	if len(s.System) > 0 {
+		o["system"] = s.System
 	}
 	if len(s.Data) > 0 {
 		o["data"] = s.Data

@@ -24,6 +24,7 @@ type Node struct {
 	xattrs []tree.Xattr
 	data   io.ReaderAt // of a file; nil: left out
 	cuts   []int64     // where its records end, ascending; the last is its size
+	page   int64       // its records are this long; 0: cuts says
 	kids   []*Node     // sorted by name once sealed
 
 	root   *Node
@@ -51,10 +52,24 @@ func NewFile(name string, mtime tree.Time, data io.ReaderAt, size int64, cuts []
 	return &Node{attr: tree.Attr{Name: name, Kind: tree.File, Mode: 0o600, Mtime: mtime, Size: size, Nlink: 1}, data: data, cuts: cuts}
 }
 
+// NewPaged returns a file as NewFile does, which is cut at each multiple of page
+// bytes: pages that are written in place stay chunks of their own.
+func NewPaged(name string, mtime tree.Time, data io.ReaderAt, size, page int64) *Node {
+	n := NewFile(name, mtime, data, size, nil)
+	n.page = page
+	return n
+}
+
 // NewAbsent returns a file of size bytes that were left out: reading them gives
 // ENODATA.
 func NewAbsent(name string, mtime tree.Time, size int64) *Node {
 	return NewFile(name, mtime, nil, size, nil)
+}
+
+// SetOwner sets the permission bits and the numeric owner, which are otherwise
+// 0755 or 0600, and root.
+func (n *Node) SetOwner(mode, uid, gid uint32) {
+	n.attr.Mode, n.attr.UID, n.attr.GID = mode, uid, gid
 }
 
 // SetXattrs sets the extended attributes; they are sorted here.
@@ -213,27 +228,38 @@ func (o openNode) Stat() (*tree.Attr, error) { return &o.n.attr, nil }
 
 // Extents implements tree.OpenFile.
 func (o openNode) Extents(off int64) iter.Seq2[tree.Extent, error] {
-	n := o.n
 	return func(yield func(tree.Extent, error) bool) {
-		kind, cuts := tree.Data, n.cuts
-		if n.data == nil {
-			kind = tree.Absent
+		at, n := int64(0), o.n
+		if n.page > 0 {
+			at = off - off%n.page
 		}
-		if len(cuts) == 0 {
-			cuts = []int64{n.attr.Size}
-		}
-		at := int64(0)
-		for _, end := range cuts {
+		for i := 0; at < n.attr.Size; i++ {
+			end := n.end(i, at)
 			if end > off {
-				x := tree.Extent{Off: max(at, off), Len: end - max(at, off), Kind: kind, End: tree.EndRecord}
+				from := max(at, off)
+				x := tree.Extent{Off: from, Len: end - from, Kind: tree.Data, End: tree.EndRecord}
+				if n.data == nil {
+					x.Kind = tree.Absent
+				}
 				if end == n.attr.Size {
 					x.End = tree.EndFile
 				}
-				if x.Len > 0 && !yield(x, nil) {
+				if !yield(x, nil) {
 					return
 				}
 			}
 			at = end
 		}
 	}
+}
+
+// end returns where the i-th record ends, which begins at an offset below the size.
+func (n *Node) end(i int, at int64) int64 {
+	switch {
+	case n.page > 0:
+		return min(at+n.page, n.attr.Size)
+	case i < len(n.cuts):
+		return n.cuts[i]
+	}
+	return n.attr.Size
 }

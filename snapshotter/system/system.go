@@ -63,9 +63,11 @@ type System interface {
 
 // CaptureOptions say what to capture.
 type CaptureOptions struct {
+	Name    string // what the snapshots of this system are called
 	Mode    Mode
 	Data    []string // with Light: what to have the data of, in the kind's own terms
 	Scratch string   // a directory for files that this capture needs, its own; removed by who made it
+	State   string   // a directory that outlives the run, for what the next one must know; removed by nobody
 	Now     func() time.Time
 	Warnf   func(format string, a ...any) // what somebody should look at
 	Logf    func(format string, a ...any) // what goes on
@@ -81,21 +83,31 @@ type Capture interface {
 	// Finish is called once everything was read. Its error ends the snapshot.
 	Finish(ctx context.Context) (Info, error)
 
-	// Close releases the state. It works after ctx of Capture has ended, may be
-	// called again, and its error says what stays behind.
-	Close(ctx context.Context) error
+	// Close releases the state; kept says whether the snapshot was committed, for
+	// what is tidied up after a success must wait until it is one. It works after
+	// ctx of Capture has ended, may be called again, and its error says what stays
+	// behind.
+	Close(ctx context.Context, kept bool) error
 }
 
 // RestoreOptions say what may happen to the running system.
 type RestoreOptions struct {
+	Name               string // of the snapshot, as people call it
+	Mode               Mode   // of the snapshot
 	Path               string // in the kind's view, slash-separated; empty: everything
 	Force              bool   // replace what is there
 	DryRun             bool   // say what would be done, and change nothing
 	AllowRelease       bool   // of another version
 	AllowOtherCluster  bool   // into another cluster than the one captured
 	Scratch            string
+	State              string
 	Now                func() time.Time
 	Warnf, Logf, Stepf func(format string, a ...any) // Stepf: each thing done, or that would be
+
+	// Unpack makes a directory hold what the directory n holds, and nothing else:
+	// what is there and not in n is removed, so who calls it has asked before.
+	// It makes dir if it is missing. With DryRun it is not to be called.
+	Unpack func(ctx context.Context, n tree.Node, dir string) error
 }
 
 // Result counts what a restore did, or would do.

@@ -1,0 +1,64 @@
+// Package command captures whatever commands can dump, or hooks can make hold still,
+// and has what the packages of systems share that are captured by their own tools:
+// processes that end when they must.
+//
+// # What is in a snapshot
+//
+// Either one file, the standard output of a command (--stream, --as), or what is in a
+// directory (--dir), as a snapshot of that directory would have it: unchanged files
+// are not read. The record says which, and what --version-cmd and --cluster-cmd
+// printed. Commands themselves are not stored, for they may hold secrets: keep the
+// recipe with what else you need to set the system up anew.
+//
+// # The order of things, and what is certain
+//
+//   - A run writes down in a file of the folder for local state that it begins. One
+//     that finds the file of a run that was killed (SIGKILL, a crash, power) says so
+//     and runs the abort hook first; if that fails nothing is begun. Two runs of the
+//     same --name and stream or directory do not go on beside each other. The file
+//     outlives the process, not the folder: where that is volatile, or --no-cache has
+//     it below TMPDIR, so is what it knows.
+//   - pre runs. If it fails, or takes longer than --hook-timeout, nothing is captured
+//     and abort runs.
+//   - The stream's command runs while it is read. Unless it exits with 0 nothing is
+//     committed, whatever it has printed, and the error has the end of what it said on
+//     stderr. So it is with a directory of which something cannot be read.
+//   - post runs when the snapshot is committed, and not before: it may remove what
+//     the snapshot has now, such as archived logs. What pre stopped is therefore
+//     stopped until the last byte is stored; a stream to a slow place stops it long.
+//   - abort runs instead if it is not: after any failure, Ctrl-C or SIGTERM, or a
+//     repository that is lost. Where post or abort fails, the snapshot stays as it is
+//     (kept or not), the run has an exit code of its own, and the next one runs abort
+//     first. So abort must do no harm where there is nothing to abort.
+//   - A second Ctrl-C ends the program at once, as SIGKILL does.
+//
+// Each command is the leader of a process group. To end one, the group gets SIGTERM,
+// and SIGKILL five seconds later; if cutbank is killed, the command itself gets
+// SIGTERM. What a hook leaves running in the background, such as a session that holds
+// a lock, is left alone.
+//
+// # Modes
+//
+// --mode light and dataless need commands of their own, --stream-light and
+// --stream-dataless, for only they know what is a value and what a secret; without
+// them these modes are refused. Directories have the modes without hooks: see
+// "cutbank snapshot --mode".
+//
+// # Restoring in production
+//
+//  1. "cutbank restore NAME/latest --system command --dry-run -- --recipe FILE" says
+//     what would go where, and refuses another version or cluster.
+//  2. Stop what uses the system. cutbank does not: the recipe has no hooks for it.
+//  3. The same without --dry-run. A stream goes to the restore command's standard
+//     input. If stored data is damaged the command is killed, and never sees an end
+//     that is none; use one that takes all or nothing (psql -1). It must exit with 0,
+//     and read all. A directory is made to hold what the snapshot holds, and nothing
+//     else, if it is empty or with --force; then the restore command runs.
+//  4. Check with the system's own tools, and start it.
+//
+// # What is not covered
+//
+// Whether a dump is consistent is the command's business, and whether a directory is,
+// that of the hooks. What the commands need beside it (configuration, keys, roles) is
+// in no snapshot unless they print it.
+package command

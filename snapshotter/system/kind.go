@@ -1,0 +1,50 @@
+package system
+
+import (
+	"context"
+	"flag"
+
+	"github.com/cutbankfs/cutbank/repo/tree"
+)
+
+// Kind is a kind of system, as the program offers it. A kind's package has one, and
+// is not changed after the program's start.
+type Kind struct {
+	Name  string // as --system takes it
+	Short string // one line
+	Help  string // what to know before its options, for people; lines of up to 80 characters
+
+	Modes     []Mode
+	Restores  string // how it is brought back; one line
+	Selective bool   // a path of a snapshot can be restored alone
+
+	// Flags defines the options, in the names that the system's own tools have
+	// for them. What it returns is called once they are parsed, and opens no
+	// connection: it says whether the options can be meant so.
+	Flags func(f *flag.FlagSet) Opener
+
+	// Env are the environment variables that count where no option does.
+	Env []Variable
+
+	// View makes of a stored snapshot's root what people see of it: a pure
+	// function of what is stored. nil: they see what is stored.
+	View func(ctx context.Context, root tree.Numbered, info Info) (tree.Numbered, error)
+}
+
+// Opener makes a System of parsed options. getenv is os.Getenv, or a test's. A
+// Restore needs options that a Capture does not, and the other way round: whether
+// they are there is for those to say.
+type Opener func(getenv func(string) string) (System, error)
+
+// Variable is an environment variable.
+type Variable struct{ Name, Short string }
+
+// Has reports whether the kind has the mode.
+func (k *Kind) Has(m Mode) bool {
+	for _, have := range k.Modes {
+		if have == m {
+			return true
+		}
+	}
+	return false
+}
