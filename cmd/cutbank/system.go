@@ -99,7 +99,7 @@ func (a *app) keepCapture(ctx context.Context, s *snapshotFlags, r *repo.Repo, c
 	if cerr := capture.Close(context.WithoutCancel(ctx), rec != nil); cerr != nil {
 		a.errorf("%v", cerr)
 		if err == nil {
-			err = &wrapped{"the snapshot is kept, but the system was not left as it should be", errors.Join(cerr, errSilent)}
+			err = &wrapped{"the snapshot is kept, but the system was not left as it should be", cerr}
 		}
 	}
 	return err
