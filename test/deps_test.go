@@ -41,6 +41,8 @@ repo/tree                                       < snapshotter/source;
 chunkstore, chunkstore/chunk, chunkstore/pack, repo, repo/tree < snapshotter;
 repo/tree                                       < snapshotter/system;
 repo/tree, snapshotter/source, snapshotter/system < snapshotter/system/command;
+repo/tree, snapshotter/system, snapshotter/system/command < snapshotter/system/etcd, snapshotter/system/postgresql;
+snapshotter/source                              < snapshotter/system/postgresql;
 
 # The way out. It never imports the way in, and only snapfs's callers know a
 # repository: everything here is tested over live directories too.
@@ -49,7 +51,7 @@ repo/tree                                       < fs/tarball;
 
 # Who joins the rooms.
 chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend, chunkstore/backend/local, chunkstore/backend/s3, chunkstore/backend/azure, chunkstore/backend/web,
-index, repo, repo/tree, snapshotter, snapshotter/source, snapshotter/system, snapshotter/system/command,
+index, repo, repo/tree, snapshotter, snapshotter/source, snapshotter/system, snapshotter/system/command, snapshotter/system/etcd, snapshotter/system/postgresql,
 fs/snapfs, fs/mount, fs/restore, fs/diff, fs/tarball, bench/dedup < cmd/cutbank;
 chunkstore/chunk, chunkstore/seal, repo/tree, snapshotter/source, test/gen < bench/...;
 bench/tool                                      < bench/versus, bench/remote;
