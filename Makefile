@@ -4,6 +4,7 @@
 # make check   formatting and linters
 # make race    the tests with the race detector, without those that run the program as processes
 # make test-services   the tests that need storage servers: gets them, starts and stops them
+# make test-systems    the tests of running systems, against real servers: starts them
 # make slow    the tests that take minutes: every byte flipped, a million names, crashes
 # make soak    processes beside each other, killed and stopped at random, for SOAK
 # make model   STATES states of the model of writers and pruners, for each setup
@@ -17,7 +18,7 @@ SOAK     ?= 15m
 STATES   ?= 40000000
 BENCH    ?=
 
-.PHONY: build demo test test-services check race slow soak model fuzz bench remote clean
+.PHONY: build demo test test-services test-systems check race slow soak model fuzz bench remote clean
 
 build:
 	$(GO) build -trimpath -o bin/cutbank ./cmd/cutbank
@@ -31,6 +32,9 @@ test:
 
 test-services:
 	GO="$(GO)" ./test/services/run.sh
+
+test-systems:
+	GO="$(GO)" ./test/systems/run.sh
 
 check:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "gofmt would change these"; exit 1; }

@@ -35,6 +35,7 @@ func TestSystems(t *testing.T) {
 			}
 		}
 		env.Setenv("PGBIN", pgBin())
+		env.Setenv("PATH", env.Getenv("PATH")+":"+pgBin())
 		if err := setup(env); err != nil {
 			return err
 		}

@@ -33,9 +33,8 @@
 //   - A second Ctrl-C ends the program at once, as SIGKILL does.
 //
 // Each command is the leader of a process group. To end one, the group gets SIGTERM,
-// and SIGKILL five seconds later; if cutbank is killed, the command itself gets
-// SIGTERM. What a hook leaves running in the background, such as a session that holds
-// a lock, is left alone.
+// and SIGKILL five seconds later; so it is if cutbank is killed. What a hook that has
+// ended by itself leaves running, such as a session that holds a lock, is left alone.
 //
 // # Modes
 //

@@ -6,8 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
-	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,8 +23,9 @@ const grace = 5 * time.Second
 const maxTail = 2 << 10
 
 // Proc is a program to be run. It has a process group of its own, so that Ctrl-C at
-// a terminal does not reach it: what ends it is the end of a context, SIGTERM to the
-// group first and SIGKILL after five seconds, or the death of this process.
+// a terminal does not reach it: what ends it is the end of a context, or of this
+// process, whatever kills that. Then the group gets SIGTERM, and five seconds later
+// SIGKILL. Where the program ends by itself what it left running is left alone.
 type Proc struct {
 	What    string   // how messages call it: "the pre hook"
 	Args    []string // the program, looked up in PATH, and its arguments
@@ -56,13 +58,14 @@ func (p Proc) Output(ctx context.Context) (string, error) {
 
 // Running is a started program.
 type Running struct {
-	p    Proc
-	cmd  *exec.Cmd
-	log  *tail
-	ctx  context.Context
-	end  context.CancelFunc
-	done chan struct{}
-	err  error // once done is closed
+	p       Proc
+	cmd     *exec.Cmd
+	log     *tail
+	unguard func() // of the guard
+	ctx     context.Context
+	end     context.CancelFunc
+	done    chan struct{}
+	err     error // once done is closed
 }
 
 // Start starts the program. What is started must be waited for.
@@ -79,27 +82,50 @@ func (p Proc) Start(ctx context.Context) (*Running, error) {
 	if p.Stdin != nil {
 		cmd.Stdin = &killing{r, p.Stdin}
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = grace
 	r.cmd = cmd
-	started := make(chan error)
-	go func() {
-		// The signal of Pdeathsig comes when the thread ends that started the
-		// process: this one stays until the process has ended.
-		runtime.LockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			r.err = cmd.Wait()
-			close(r.done)
+	err := cmd.Start()
+	if err == nil {
+		if r.unguard, err = guard(cmd.Process.Pid); err != nil {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			_ = cmd.Wait()
 		}
-	}()
-	if err := <-started; err != nil {
+	}
+	if err != nil {
 		r.end()
 		return nil, fmt.Errorf("%s: %w", p.What, err)
 	}
+	go func() {
+		r.err = cmd.Wait()
+		r.unguard()
+		close(r.done)
+	}()
 	return r, nil
+}
+
+// guard watches over a process group from outside: if this process dies before it
+// ends the guard, the group is ended. Pdeathsig would reach the program alone, and not
+// what that has started; pg_basebackup, for one, has a child that goes on by itself
+// for ever, and keeps the server's log from being recycled.
+func guard(group int) (end func(), err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	g := exec.Command("/bin/sh", "-c", `read -r _; kill -TERM "-$1"; sleep 5; kill -KILL "-$1"`, "sh", strconv.Itoa(group))
+	g.Stdin = r // its end is that of this process, which alone has the other side
+	g.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := g.Start(); err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return func() {
+		_ = g.Process.Kill()
+		_ = g.Wait()
+		w.Close()
+	}, nil
 }
 
 // Wait waits for the program's end. It may be called by many, and again.

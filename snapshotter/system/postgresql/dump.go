@@ -224,8 +224,8 @@ func (s *System) restoreDump(ctx context.Context, n tree.Node, info system.Info,
 
 // hint tells what to do about errors that are to be expected.
 func hint(err error) string {
-	if text := err.Error(); strings.Contains(text, "role ") && strings.Contains(text, "does not exist") {
-		return " (globals.sql of the snapshot makes roles: `cutbank cat SNAPSHOT:globals.sql | psql`; --no-owner does without)"
+	if text := err.Error(); (strings.Contains(text, "role ") || strings.Contains(text, "tablespace ")) && strings.Contains(text, "does not exist") {
+		return " (globals.sql of the snapshot makes roles and tablespaces: `cutbank cat SNAPSHOT:globals.sql | psql`; --no-owner, --no-privileges and --no-tablespaces do without)"
 	}
 	return ""
 }
@@ -290,6 +290,9 @@ func (s *System) restoreDatabase(ctx context.Context, d tree.Node, name, state s
 	}
 	if s.noPrivileges {
 		args = append(args, "-x")
+	}
+	if s.noTablespaces {
+		args = append(args, "--no-tablespaces")
 	}
 	return s.tools.Run(ctx, "pg_restore", append(args, tmp)...)
 }

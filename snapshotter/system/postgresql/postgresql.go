@@ -42,13 +42,13 @@ made by pg_dump, and need a user who may read what they dump. Passwords come fro
 
 // System is a PostgreSQL server, or where one shall be.
 type System struct {
-	tools                 command.Tools
-	bindir, database      string
-	checkpoint, maxRate   string
-	dataDir, owner        string
-	jobs                  int
-	noOwner, noPrivileges bool
-	mappings              mappings
+	tools                                command.Tools
+	bindir, database                     string
+	checkpoint, maxRate                  string
+	dataDir, owner                       string
+	jobs                                 int
+	noOwner, noPrivileges, noTablespaces bool
+	mappings                             mappings
 }
 
 // mappings say where tablespaces go: old directory to new one.
@@ -89,6 +89,7 @@ func flags(f *flag.FlagSet) system.Opener {
 	f.IntVar(&s.jobs, "jobs", 1, "as -j")
 	f.BoolVar(&s.noOwner, "no-owner", false, "restore: do not set who owns what, in databases")
 	f.BoolVar(&s.noPrivileges, "no-privileges", false, "restore: do not set who may do what, in databases")
+	f.BoolVar(&s.noTablespaces, "no-tablespaces", false, "restore: all into the default tablespace, in databases")
 	f.StringVar(&s.bindir, "bindir", "", "`directory` of the server's programs (default: that of its version, then PATH)")
 	return func(getenv func(string) string) (system.System, error) {
 		for name, v := range map[string]string{"PGHOST": host, "PGPORT": port, "PGUSER": user} {

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Runs the tests of running systems against real servers, which they start on this
+# machine, on loopback and sockets of their own, and stop. What is not installed is left
+# out, and said; CUTBANK_REQUIRE=systems makes that an error.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+go=${GO:-go}
+lack() {
+	case ,${CUTBANK_REQUIRE:-}, in
+	*,systems,*) echo "$1 is not installed, and CUTBANK_REQUIRE names systems: apt-get install $2"; exit 1 ;;
+	esac
+	echo "LEFT OUT: $1, which is not installed (Debian: $2)"
+}
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || lack PostgreSQL postgresql
+command -v etcd >/dev/null && command -v etcdctl >/dev/null || lack etcd "etcd-server etcd-client"
+# The tests must not talk to servers that the caller means.
+for v in $(compgen -e | grep -E '^(PG|ETCDCTL_|ETCD_)' || true); do unset "$v"; done
+
+export CUTBANK_TEST_SYSTEMS=1
+"$go" test -count 1 -timeout 15m -v -run '^TestSystems$' ./cmd/cutbank | grep -E '^ *(---|FAIL|ok|PASS)|LEFT OUT|^ {12}|testscript' 
