@@ -6,9 +6,15 @@
 // returns when that state cannot change any more, or when reading it is what pins
 // it. Then Root is read, once, in any order. Finish says, when all was read,
 // whether that was whole, and what the system told of itself; only then is the
-// snapshot committed. Close gives back what is pinned, in any case. A run that dies
+// snapshot committed. Close gives back what is pinned, in any case, and is told whether
+// the snapshot was committed. A run that dies
 // between leaves its pins: what is pinned under a name has one that the next capture
 // of the same system recognizes, and clears.
+//
+// A package makes itself known to the program by a Kind: its options and environment,
+// in the words of the system's own tools, its modes, and its view. Its package doc is
+// the page on it: what is in a snapshot, what consistency that has, how to restore in
+// production step by step, and what is not covered.
 //
 // What a snapshot of a system holds is written for machines: records in their
 // order, archives taken apart where that makes them deduplicate. What people want

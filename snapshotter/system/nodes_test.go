@@ -79,6 +79,40 @@ func TestNodes(t *testing.T) {
 	}
 }
 
+func TestPaged(t *testing.T) {
+	root := system.NewDir("", tree.Time{})
+	n := system.NewPaged("f", tree.Time{}, strings.NewReader("0123456789"), 10, 4)
+	n.SetOwner(0o640, 5, 6)
+	root.Add(n)
+	if err := root.Seal(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := n.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := func(off, n int64, end tree.End) tree.Extent {
+		return tree.Extent{Off: off, Len: n, Kind: tree.Data, End: end}
+	}
+	for off, want := range map[int64][]tree.Extent{
+		0:  {data(0, 4, tree.EndRecord), data(4, 4, tree.EndRecord), data(8, 2, tree.EndFile)},
+		5:  {data(5, 3, tree.EndRecord), data(8, 2, tree.EndFile)},
+		8:  {data(8, 2, tree.EndFile)},
+		10: nil,
+	} {
+		var got []tree.Extent
+		for x := range f.Extents(off) {
+			got = append(got, x)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("from %d: %v, want %v", off, got, want)
+		}
+	}
+	if a := n.Attr(); a.Mode != 0o640 || a.UID != 5 || a.GID != 6 {
+		t.Errorf("%+v", a)
+	}
+}
+
 func TestNodesAsFS(t *testing.T) {
 	root := system.NewDir("", tree.Time{Sec: 1})
 	sub := system.NewDir("sub", tree.Time{Sec: 2})

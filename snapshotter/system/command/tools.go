@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,10 +48,10 @@ func (t *Tools) Find(names ...string) (string, error) {
 func byNumber(a, b string) int {
 	x, y := strings.Split(a, "/"), strings.Split(b, "/")
 	for i := range min(len(x), len(y)) {
-		n, nerr := strconv.Atoi(x[i])
-		m, merr := strconv.Atoi(y[i])
+		n, nerr := strconv.ParseFloat(x[i], 64)
+		m, merr := strconv.ParseFloat(y[i], 64)
 		if nerr == nil && merr == nil && n != m {
-			return n - m
+			return cmp.Compare(n, m)
 		}
 	}
 	return strings.Compare(a, b)
