@@ -17,4 +17,7 @@ command -v etcd >/dev/null && command -v etcdctl >/dev/null || lack etcd "etcd-s
 for v in $(compgen -e | grep -E '^(PG|ETCDCTL_|ETCD_)' || true); do unset "$v"; done
 
 export CUTBANK_TEST_SYSTEMS=1
-"$go" test -count 1 -timeout 15m -v -run '^TestSystems$' ./cmd/cutbank | grep -E '^ *(---|FAIL|ok|PASS)|LEFT OUT|^ {12}|testscript' 
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+"$go" test -count 1 -timeout 15m -v -run '^TestSystems$' ./cmd/cutbank >"$log" 2>&1 || { cat "$log"; exit 1; }
+grep -aE '^ *--- |LEFT OUT|^ok' "$log"
