@@ -247,6 +247,17 @@ func (n *traffic) finish(t *testing.T) {
 		if _, err := r.Prune(context.WithoutCancel(t.Context()), repo.PruneOptions{MaxRepack: -1, Grace: time.Second, Wait: true, Poll: 100 * time.Millisecond}); err != nil {
 			t.Error(err)
 		}
+		// A writer that had committed and whose intent came once more is at work for
+		// ever, unless a person says otherwise.
+		atWork, err := r.AtWork(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		for _, w := range atWork {
+			if committed, err := r.Unlock(t.Context(), w.Intent.ID); err != nil || !committed {
+				t.Errorf("unlocking %s: committed %v, %v", w.Intent.ID, committed, err)
+			}
+		}
 	}
 	clean(t, "after the last prune", r)
 	n.allThere(t, r)
