@@ -368,6 +368,10 @@ func (r *Repo) RevokeWriter(ctx context.Context, prefix string) (info WriterInfo
 	if !info.Revoked.IsZero() && info.Newer == nil {
 		return info, len(info.Accepted), nil
 	}
+	// What a listing misses yet would be invalid for ever.
+	if err := r.wait(ctx, r.lag()); err != nil {
+		return info, 0, err
+	}
 	w := info.Writer
 	w.Revoked, w.Accepted = r.opt.Now().UTC(), map[ID][]byte{}
 	snaps, damage := r.Snapshots(ctx)

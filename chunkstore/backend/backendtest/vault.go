@@ -119,7 +119,7 @@ func testLock(t *testing.T, v backend.Vault) {
 
 // A thief with all rights but that of waiting.
 func testThief(t *testing.T, v backend.Vault) {
-	genuine, until := bytes.Repeat([]byte("genuine"), 100), time.Now().Add(lockSpan)
+	genuine, until := bytes.Repeat([]byte("genuine"), 100), time.Now().Add(3*lockSpan)
 	fits := func(_ string, p []byte) bool { return bytes.Equal(p, genuine) }
 	names := []string{"packs/aa/overwritten", "packs/aa/removed", "packs/aa/removed.1", "packs/bb/both", "packs/cc/untouched"}
 	for _, name := range names {
@@ -221,7 +221,7 @@ func testRemoveUnlocked(t *testing.T, v backend.Vault) {
 	}
 	// Of several versions one is locked: nothing is removed.
 	put(t, locked, "marks/a", []byte("first"))
-	until := time.Now().Add(lockSpan)
+	until := time.Now().Add(3 * lockSpan)
 	if err := v.PutOver(t.Context(), "marks/a", []byte("second"), until); err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +260,7 @@ func testVaultMissing(t *testing.T, v backend.Vault) {
 	}
 	// A lock that begins on what was open.
 	put(t, v, "marks/later", []byte("x"))
-	until := time.Now().Add(lockSpan)
+	until := time.Now().Add(3 * lockSpan)
 	if err := v.Lock(t.Context(), "marks/later", "", until); err != nil {
 		t.Fatal(err)
 	}
