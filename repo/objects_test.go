@@ -87,6 +87,13 @@ func copiedSnapshot() *Snapshot {
 	return s
 }
 
+// lightSnapshot has those that came after the third one.
+func lightSnapshot() *Snapshot {
+	s := copiedSnapshot()
+	s.Data = []string{"*.conf", "/ssl/"}
+	return s
+}
+
 // samples has every object, with all its fields set.
 func samples() map[string]struct {
 	object string
@@ -122,6 +129,7 @@ func samples() map[string]struct {
 		"snapshot":       {"snapshots/" + id.String(), seal.KindSnapshot, seal.ForEpoch, sampleSnapshot()},
 		"snapshot-later": {"snapshots/" + id.String(), seal.KindSnapshot, seal.ForEpoch, laterSnapshot()},
 		"snapshot-copy":  {"snapshots/" + id.String(), seal.KindSnapshot, seal.ForEpoch, copiedSnapshot()},
+		"snapshot-light": {"snapshots/" + id.String(), seal.KindSnapshot, seal.ForEpoch, lightSnapshot()},
 		"tombstone":      {"snapshots/" + id.String(), seal.KindTombstone, seal.ForList, &Tombstone{V: 1, ID: id, Time: sampleTime(5), Why: "silent for 3 days"}},
 		"intent":         {"intents/" + id.String(), seal.KindIntent, seal.ForList, &Intent{V: 1, ID: id, Started: sampleTime(6), Beat: 12, Host: "host-1", Program: "cutbank 1", PID: 4711}},
 		"mark":           {"marks/" + id.String() + "-1", seal.KindMark, seal.ForEpoch, &Mark{V: 1, ID: id, Time: sampleTime(7), Op: "tag", Value: "keep", Until: sampleTime(8)}},
@@ -161,6 +169,10 @@ var addedLater = map[string]string{
 
 	"snapshot.Seen":       "snapshot-copy",
 	"snapshot-later.Seen": "snapshot-copy",
+
+	"snapshot.Data":       "snapshot-light",
+	"snapshot-later.Data": "snapshot-light",
+	"snapshot-copy.Data":  "snapshot-light",
 }
 
 // wantFilled checks that a sample has all fields of its kind, so that a field
