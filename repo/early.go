@@ -44,9 +44,10 @@ const (
 type earlyKey struct{}
 
 // withEarly returns a context in which r reads through e. It is nil where calls
-// beside each other are no gain.
+// beside each other are no gain, and where what is read depends on keys that are
+// read first.
 func withEarly(ctx context.Context, b backend.Backend) (context.Context, *early) {
-	if backend.Transfers(b) <= 1 {
+	if _, oldest := b.(*backend.OldestOf); oldest || backend.Transfers(b) <= 1 {
 		return ctx, nil
 	}
 	e := &early{Backend: b, ctx: ctx, lanes: make(chan struct{}, earlyLanes), lists: map[string]*earlyAnswer{}, gets: map[string]*earlyAnswer{}}

@@ -43,7 +43,7 @@ type LockResult struct {
 	ExposedCount, ChangedCount uint64
 
 	// Guessed: a snapshot could not be read, so that nobody knows what is needed.
-	// All packs were taken for needed that are not condemned.
+	// All packs were taken for needed.
 	Guessed error
 }
 
@@ -83,11 +83,7 @@ func (r *Repo) KeepLocks(ctx context.Context, opt LockOptions) (LockResult, erro
 	if ctx.Err() != nil {
 		return LockResult{}, guessed
 	}
-	res, err := r.keepLocks(ctx, p, opt)
-	if guessed != nil {
-		res.Guessed = guessed
-	}
-	return res, err
+	return r.keepLocks(ctx, p, guessed, opt)
 }
 
 // keeper is one run of KeepLocks.
@@ -103,12 +99,12 @@ type keeper struct {
 	err error
 }
 
-// keepLocks lengthens the locks after p has made its plan.
-func (r *Repo) keepLocks(ctx context.Context, p *pruner, opt LockOptions) (LockResult, error) {
+// keepLocks lengthens the locks after p has made its plan, or has failed to.
+func (r *Repo) keepLocks(ctx context.Context, p *pruner, guessed error, opt LockOptions) (LockResult, error) {
 	if opt.Progress == nil {
 		opt.Progress = &LockProgress{}
 	}
-	k := &keeper{r: r, opt: opt, old: backend.Oldest(r.vault, Fits), hint: r.openHints(), now: r.opt.Now(), res: LockResult{Kinds: map[string]KindLocks{}}}
+	k := &keeper{r: r, opt: opt, old: r.genuine(), hint: r.openHints(), now: r.opt.Now(), res: LockResult{Kinds: map[string]KindLocks{}, Guessed: guessed}}
 	r.mu.Lock()
 	hidden, err := r.forgotten(ctx)
 	r.mu.Unlock()
@@ -157,19 +153,23 @@ func (r *Repo) keepLocks(ctx context.Context, p *pruner, opt LockOptions) (LockR
 }
 
 // wanted returns which packs have to stay locked: those of which something is
-// needed, but for condemned ones of which all that is has been copied. Where
-// nobody knows what is needed, all that are not condemned.
+// needed, but for condemned ones of which all that is has been copied; where
+// something that is needed is in none that can be seen, those that somebody has
+// hidden, too. Where nobody knows what is needed, all: of what is condemned nobody
+// knows whether it was copied.
 func (p *pruner) wanted() func(pack.Name) bool {
-	condemned, copied := map[pack.Name]bool{}, map[pack.Name]bool{}
+	copied := map[pack.Name]bool{}
 	for id, rec := range p.records {
 		for _, name := range rec.packs {
-			condemned[name] = true
 			copied[name] = p.ready[id] && p.stay[name] == nil && p.locked != nil
 		}
 	}
 	return func(name pack.Name) bool {
 		if p.needed == nil {
-			return !condemned[name]
+			return true
+		}
+		if _, listed := p.see.packs[name]; !listed && p.res.Homeless > 0 {
+			return true // somebody has hidden it
 		}
 		return p.needed[name] && !copied[name]
 	}
@@ -314,7 +314,7 @@ func (k *keeper) count(prefix, name string, size int64, until time.Time, renewed
 // record is put: each is then locked for half of the period at least. Those of
 // which that is known need no request.
 func (r *Repo) keepLocked(ctx context.Context, packs []pack.Name, put map[pack.Name]time.Time, began time.Time) error {
-	hint, now, period := r.openHints(), r.opt.Now(), r.cfg.LockPeriod()
+	hint, now, period, old := r.openHints(), r.opt.Now(), r.cfg.LockPeriod(), r.genuine()
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	todo := make(chan pack.Name)
@@ -322,7 +322,7 @@ func (r *Repo) keepLocked(ctx context.Context, packs []pack.Name, put map[pack.N
 	for range lockers {
 		group.Go(func() {
 			for name := range todo {
-				if err := r.keepPack(ctx, hint, name, now.Add(period/2), now.Add(period)); err != nil {
+				if err := r.keepPack(ctx, hint, old, name, now.Add(period/2), now.Add(period)); err != nil {
 					stop(err)
 				}
 			}
@@ -345,11 +345,17 @@ func (r *Repo) keepLocked(ctx context.Context, packs []pack.Name, put map[pack.N
 	return context.Cause(ctx)
 }
 
-func (r *Repo) keepPack(ctx context.Context, hint *lockHints, name pack.Name, enough, until time.Time) error {
-	have, err := r.vault.LockedUntil(ctx, name.Object(), "")
+// keepPack lengthens the lock of what was stored first: what somebody has stored
+// over it may be locked for long, and be junk.
+func (r *Repo) keepPack(ctx context.Context, hint *lockHints, old *backend.OldestOf, name pack.Name, enough, until time.Time) error {
+	v, err := old.Choose(ctx, name.Object())
+	var have time.Time
+	if err == nil {
+		have, err = r.vault.LockedUntil(ctx, name.Object(), v.ID)
+	}
 	if err == nil && have.Before(enough) {
 		have = until
-		err = r.vault.Lock(ctx, name.Object(), "", until)
+		err = r.vault.Lock(ctx, name.Object(), v.ID, until)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("pack %s, which this snapshot leans on, is gone: %w; run again", name, chunk.ErrMissing)

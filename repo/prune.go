@@ -146,7 +146,8 @@ func (r *Repo) Prune(ctx context.Context, opt PruneOptions) (PruneResult, error)
 	if err := r.ownerOnly("prune"); err != nil {
 		return p.res, err
 	}
-	err := p.plan(ctx)
+	guessed := p.plan(ctx)
+	err := guessed
 	if err == nil && opt.DryRun {
 		return p.res, p.foresee(ctx)
 	}
@@ -156,7 +157,7 @@ func (r *Repo) Prune(ctx context.Context, opt PruneOptions) (PruneResult, error)
 	if r.vault != nil && !opt.DryRun && ctx.Err() == nil {
 		// Also where prune cannot decide: what is damaged must not lose its lock.
 		var lerr error
-		p.res.Locks, lerr = r.keepLocks(ctx, p, LockOptions{})
+		p.res.Locks, lerr = r.keepLocks(ctx, p, guessed, LockOptions{})
 		err = errors.Join(err, lerr)
 	}
 	if err != nil {
@@ -407,6 +408,13 @@ func (p *pruner) snapshots(ctx context.Context) ([]*Snapshot, error) {
 	snaps, damage, err := p.r.liveRecords(ctx)
 	p.r.mu.Unlock()
 	if err != nil {
+		return nil, err
+	}
+	// After the listing: what is hidden before it is seen here, and what is hidden
+	// afterwards was in it.
+	if err := p.r.hiddenRecord(ctx); errors.Is(err, chunk.ErrCorrupt) {
+		damage = errors.Join(damage, err)
+	} else if err != nil {
 		return nil, err
 	}
 	if damage != nil {

@@ -126,21 +126,28 @@ func (pl *planner) catchUp(ctx context.Context) (err error) {
 }
 
 // sync makes the index complete. Where segments are damaged, what they listed
-// is published again: only what is listed counts as a place of a chunk.
+// is published again: only what is listed counts as a place of a chunk. Where there
+// are locks segments may be gone without a trace, for small ones are not locked for
+// ever: so there what no segment lists is looked at always.
 func (pl *planner) sync(ctx context.Context) error {
 	err := pl.r.Sync(ctx)
-	if err == nil || !unproven(err) {
+	if err == nil && pl.r.vault == nil || err != nil && !unproven(err) {
 		return err
 	}
-	pl.opt.Warnf("%v; the packs are read instead", err)
-	if pl.opt.DryRun {
-		return nil
+	if err != nil {
+		pl.opt.Warnf("%v; the packs are read instead", err)
+		if pl.opt.DryRun {
+			return nil
+		}
 	}
 	sizes := map[pack.Name]int64{}
 	for name, info := range pl.packs {
 		if !pl.taken[name] {
 			sizes[name] = info.Size
 		}
+	}
+	if pl.opt.DryRun {
+		return pl.r.learn(ctx, sizes, func(*pack.Trailer) error { return nil })
 	}
 	return pl.r.adopt(ctx, sizes)
 }

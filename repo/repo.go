@@ -117,6 +117,9 @@ func open(ctx context.Context, b backend.Backend, k *seal.Keys, key ID, opt Opti
 		opt.Logf = func(string, ...any) {}
 	}
 	r := &Repo{b: b, opt: opt, k: k, key: key, records: map[ID]*Snapshot{}, marks: map[string]Mark{}, writerObjects: map[string]Writer{}}
+	if old, ok := b.(*backend.OldestOf); ok {
+		old.Prove(r.proves)
+	}
 	if err := r.readConfig(ctx); err != nil {
 		return nil, err
 	}

@@ -196,11 +196,15 @@ func unproven(err error) bool {
 
 // Sync reads what has been published since the last time. Where segments are
 // damaged, the packs that they listed are read themselves; the error then tells
-// of the damage, and all that can be known is known.
+// of the damage, and all that can be known is known. So they are where the oldest
+// versions are read: small segments are not locked for ever, and may be gone.
 func (r *Repo) Sync(ctx context.Context) error {
 	// A writer that is new signs segments that did not prove themselves before.
 	err := r.syncBeside(ctx)
-	if err == nil || !unproven(err) {
+	if _, oldest := r.b.(*backend.OldestOf); !oldest && (err == nil || !unproven(err)) {
+		return err
+	}
+	if err != nil && !unproven(err) {
 		return err
 	}
 	packs := map[pack.Name]int64{}

@@ -33,6 +33,90 @@ func Fits(name string, p []byte) bool {
 	return err == nil && (o.Kind == kinds[dir] || dir == "snapshots" && o.Kind == seal.KindTombstone)
 }
 
+// ofWriters are the kinds of objects that others than the owner sign.
+var ofWriters = map[seal.Kind]bool{seal.KindSnapshot: true, seal.KindSegment: true, seal.KindIntent: true, seal.KindParity: true}
+
+// proves reports whether what Fits was signed by who may sign it. Names of packs are
+// drawn at random and not known before they are taken, so nobody is there first.
+func (r *Repo) proves(name string, p []byte) bool {
+	if _, ok := pack.ParseObject(name); ok {
+		return true
+	}
+	o, err := seal.Parse(p)
+	if err != nil || r.k.Signed(name, o) != nil || !ofWriters[o.Kind] && o.Writer != r.k.Owner() {
+		return false
+	}
+	if last, ok := strings.CutPrefix(name, "snapshots/"); ok {
+		id, ok := ParseID(last)
+		_, err := r.parseRecord(name, id, p)
+		return ok && (err == nil || errors.Is(err, seal.ErrNoKey) || errors.Is(err, ErrFormat))
+	}
+	return true
+}
+
+// genuine chooses the version of each name that r has proven.
+func (r *Repo) genuine() *backend.OldestOf {
+	old := backend.Oldest(r.vault, Fits)
+	old.Prove(r.proves)
+	return old
+}
+
+// hiddenRecord is an error where somebody has hidden a record or stored something
+// over it, that the owner has not forgotten: what it needs would seem to be needed
+// by nobody. Our own programs leave nothing behind of what they remove.
+func (r *Repo) hiddenRecord(ctx context.Context) error {
+	if r.vault == nil {
+		return nil
+	}
+	var covered []string
+	for s, err := range backend.Stacks(ctx, r.vault, "snapshots/") {
+		if err != nil {
+			return err
+		}
+		if !s.Shown {
+			covered = append(covered, s.Name)
+		}
+	}
+	if len(covered) == 0 {
+		return nil
+	}
+	r.mu.Lock()
+	forgotten, err := r.forgotten(ctx)
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	old := r.genuine()
+	for _, name := range covered {
+		if _, ok := forgotten[strings.TrimPrefix(name, "snapshots/")]; ok {
+			continue
+		}
+		v, err := old.Choose(ctx, name)
+		if err == nil && v.Latest {
+			continue // junk was there before it
+		}
+		var p []byte
+		if err == nil {
+			p, err = r.vault.GetVersion(ctx, name, v.ID, 0, -1)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		if !r.proves(name, p) {
+			continue // nothing but junk was ever there
+		}
+		if same, err := sameAsShown(ctx, r.vault, v); err != nil {
+			return err
+		} else if !same {
+			return fmt.Errorf("%s: somebody has hidden it, or stored something over it; `cutbank repair versions` puts it back: %w", name, chunk.ErrCorrupt)
+		}
+	}
+	return nil
+}
+
 // Oldest returns a place as a repository was first written there: whatever was
 // overwritten or removed since is read as it was. A place that keeps no versions
 // is an error that wraps errors.ErrUnsupported.
@@ -157,19 +241,11 @@ func (p *putter) object(ctx context.Context, s backend.Stack) error {
 			return err
 		}
 	}
-	if s.Versions > 1 {
-		if same, err := sameAsShown(ctx, p.v, genuine); same || err != nil {
-			return err
-		}
-		b, err := p.v.GetVersion(ctx, s.Name, genuine.ID, 0, -1)
-		if err != nil {
-			return err
-		}
-		if !Fits(s.Name, b) {
-			p.res.Failed++
-			p.opt.Report(VersionStep{Object: s.Name, Size: genuine.Size, Err: fmt.Errorf("none of its %d versions proves itself: %w", s.Versions, chunk.ErrCorrupt)})
-			return nil
-		}
+	if same, err := sameAsShown(ctx, p.v, genuine); same || err != nil {
+		return err
+	}
+	if fits, err := p.better(ctx, s, genuine); err != nil || !fits {
+		return err
 	}
 	step := VersionStep{Object: s.Name, Size: genuine.Size, Gone: s.Versions == 1}
 	if !p.opt.DryRun {
@@ -185,6 +261,30 @@ func (p *putter) object(ctx context.Context, s backend.Stack) error {
 	p.res.Bytes += uint64(genuine.Size)
 	p.opt.Report(step)
 	return nil
+}
+
+// better reports whether a version is to be put back. Junk is not: where that is
+// all there is, it is told if it can be seen.
+func (p *putter) better(ctx context.Context, s backend.Stack, genuine backend.Version) (bool, error) {
+	b, err := p.v.GetVersion(ctx, s.Name, genuine.ID, 0, -1)
+	if err != nil {
+		return false, err
+	}
+	if p.r.proves(s.Name, b) && Fits(s.Name, b) {
+		return true, nil
+	}
+	shown, err := p.v.Get(ctx, s.Name, 0, -1)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Fits(s.Name, b), nil
+	case err != nil:
+		return false, err
+	case Fits(s.Name, b):
+		return !Fits(s.Name, shown) || !p.r.proves(s.Name, shown), nil
+	}
+	p.res.Failed++
+	p.opt.Report(VersionStep{Object: s.Name, Size: genuine.Size, Err: fmt.Errorf("none of its %d versions proves itself: %w", s.Versions, chunk.ErrCorrupt)})
+	return false, nil
 }
 
 // drop removes all that is under a name that is not locked, if nothing of it proves

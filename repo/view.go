@@ -71,8 +71,29 @@ func (v *view) usable() map[pack.Name]int64 {
 	return usable
 }
 
+// listPacks lists the packs. Where they are locked their times are those of what
+// was stored first: who stores them once more must not make them seem young, and
+// locked.
 func (r *Repo) listPacks(ctx context.Context) (map[pack.Name]backend.Info, error) {
 	packs := map[pack.Name]backend.Info{}
+	if r.vault != nil {
+		for v, err := range r.vault.ListVersions(ctx, "packs/", "") {
+			if err != nil {
+				return nil, err
+			}
+			n, ok := pack.ParseObject(v.Name)
+			info, shown := packs[n]
+			switch {
+			case !ok || v.Deleted:
+			case v.Latest:
+				packs[n] = v.Info
+			case shown:
+				info.ModTime = v.ModTime
+				packs[n] = info
+			}
+		}
+		return packs, nil
+	}
 	for info, err := range r.b.List(ctx, "packs/") {
 		if err != nil {
 			return nil, err

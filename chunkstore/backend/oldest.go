@@ -20,6 +20,7 @@ type OldestOf struct {
 	fits func(name string, p []byte) bool
 
 	mu    sync.Mutex
+	proof func(name string, p []byte) bool // nil: none
 	known map[string]*list.Element
 	lru   list.List // of *choice, the newest use first
 }
@@ -39,19 +40,32 @@ type choice struct {
 // choices bounds for how many names it is remembered.
 const choices = 1 << 16
 
-// looked is how many of the oldest versions of a name are looked at.
-const looked = 32
+// largest is how many bytes a version has at most that is looked at: no object has
+// more, and who stores junk decides how long it is.
+const largest = 1 << 29
 
 // Oldest returns v as it was first written, whatever was stored over it or removed
 // since: for names that are put once, by create-if-absent. List yields every name
 // of which there is a version, and Get reads the oldest version that fits. It is
-// asked only where there are several; if none of the first few fits it is the
-// oldest. Put and Remove are ErrOldest.
+// asked only where there are several; if none fits it is the oldest. Put and Remove
+// are ErrOldest.
 //
 // Which version of a name is read is remembered for many names, and otherwise
 // looked up.
 func Oldest(v Place, fits func(name string, p []byte) bool) *OldestOf {
 	return &OldestOf{v: v, fits: fits, known: map[string]*list.Element{}}
+}
+
+// Prove says by what to know what fits for certain, now that somebody has keys:
+// the oldest version that is so is read, and only where there is none the oldest
+// that fits. Whoever knows which name will be taken next can be there first, with
+// something that fits. It is asked while names are read, and may be asked for
+// several at once.
+func (o *OldestOf) Prove(proof func(name string, p []byte) bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.proof, o.known = proof, map[string]*list.Element{}
+	o.lru.Init()
 }
 
 // Place returns what it was made of.
@@ -109,30 +123,46 @@ func (o *OldestOf) Choose(ctx context.Context, name string) (Version, error) {
 	if len(vs) == 0 {
 		return Version{}, &fs.PathError{Op: "get", Path: name, Err: fs.ErrNotExist}
 	}
-	v := vs[0]
+	v, sure := vs[0], true
 	if len(vs) > 1 {
-		if v, err = o.fitting(ctx, vs[:min(len(vs), looked)]); err != nil {
+		if v, sure, err = o.fitting(ctx, vs); err != nil {
 			return Version{}, err
 		}
 	}
-	o.remember(v)
+	if sure { // else more may be known later of who signs
+		o.remember(v)
+	}
 	return v, nil
 }
 
-func (o *OldestOf) fitting(ctx context.Context, vs []Version) (Version, error) {
+// fitting returns the oldest version that is proven; sure false: none is.
+func (o *OldestOf) fitting(ctx context.Context, vs []Version) (v Version, sure bool, err error) {
+	o.mu.Lock()
+	proof := o.proof
+	o.mu.Unlock()
+	best, found := vs[0], false
 	for _, v := range vs {
+		if v.Size > largest {
+			continue
+		}
 		p, err := o.v.GetVersion(ctx, v.Name, v.ID, 0, -1)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil && (ctx.Err() != nil || Transient(err)) {
-			return Version{}, fmt.Errorf("version %s: %w", v.ID, err)
+			return Version{}, false, fmt.Errorf("version %s: %w", v.ID, err)
 		}
-		if err == nil && o.fits(v.Name, p) {
-			return v, nil
+		if err != nil || !o.fits(v.Name, p) {
+			continue
+		}
+		if proof == nil || proof(v.Name, p) {
+			return v, true, nil
+		}
+		if !found {
+			best, found = v, true
 		}
 	}
-	return vs[0], nil
+	return best, false, nil
 }
 
 func (o *OldestOf) remember(v Version) {

@@ -242,6 +242,12 @@ func tooLong(name string, o *Object) error {
 	return nil
 }
 
+// Signed proves that the object was signed under this name by a writer that these
+// keys know. What it holds is not opened: they may be keys that cannot.
+func (k *Keys) Signed(name string, o *Object) error {
+	return k.Verify(o.Writer, k.signedMessage(name, o.signed), o.sig)
+}
+
 // OpenAs parses p, wants it to be of that kind, and opens it under name.
 func (k *Keys) OpenAs(name string, kind Kind, p []byte) (*Object, error) {
 	o, err := Parse(p)
