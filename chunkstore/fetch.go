@@ -299,6 +299,18 @@ func (f *fetcher) drop(pc *piece) {
 	}
 }
 
+// distrust forgets what is here of a frame that has turned out to be none.
+func (f *fetcher) distrust(at place) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	parts, _ := f.cover(at)
+	for _, pc := range parts {
+		if pc.p != nil { // else it is fetched anew already
+			f.drop(pc)
+		}
+	}
+}
+
 // makeRoom drops what was not touched for the longest time until n more bytes
 // may be fetched, and returns how many may. What is only hoped for does not push
 // out what nobody has come for yet. The caller has mu.

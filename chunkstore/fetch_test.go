@@ -289,3 +289,40 @@ func TestFarDisk(t *testing.T) {
 	all(s)
 	wantGets(t, "after damage was mended", b, 0, 0)
 }
+
+// flipping damages the first answers on their way.
+type flipping struct {
+	backend.Backend
+	mu   sync.Mutex
+	left int
+}
+
+func (*flipping) Transfers() int { return 4 }
+
+func (f *flipping) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	p, err := f.Backend.Get(ctx, name, off, n)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.left--; f.left >= 0 && err == nil {
+		for i := range p {
+			p[i] ^= 1
+		}
+	}
+	return p, err
+}
+
+// What is damaged on its way is fetched again, and not kept for all who come later.
+func TestFarDamagedOnTheWay(t *testing.T) {
+	for _, announced := range []bool{false, true} {
+		st := newFarStage(t, pack.Data, 100)
+		b := &flipping{Backend: st.mem, left: 1}
+		s := chunkstore.New(b, testKeys(t), st.ix, chunkstore.Options{CacheBytes: 1})
+		t.Cleanup(s.Close)
+		if announced {
+			s.Prefetch(st.ids)
+		}
+		for i := range st.ids {
+			st.read(s, i)
+		}
+	}
+}

@@ -101,14 +101,29 @@ func (s *Store) openFar(ctx context.Context, key *seal.FrameKey, info PackInfo, 
 			return nil, err
 		}
 	}
-	keep := disk != nil && (info.Kind == pack.Meta || !s.opt.DiskPages)
+	plain, err := s.openKept(key, info, loc, stored)
+	if err == nil {
+		return plain, nil
+	}
+	// It may have been damaged on its way, and with it all that came along: none of
+	// it is kept for others.
+	s.fetch.distrust(at)
+	if stored, err = s.b.Get(ctx, loc.Pack.Object(), at.off, at.n); err != nil {
+		return nil, err
+	}
+	return s.openKept(key, info, loc, stored)
+}
+
+// openKept opens a stored frame, and keeps it on this machine's disk if it is whole.
+func (s *Store) openKept(key *seal.FrameKey, info PackInfo, loc pack.Location, stored []byte) ([]byte, error) {
+	keep := s.opt.Disk != nil && (info.Kind == pack.Meta || !s.opt.DiskPages)
 	var sealed []byte
 	if keep {
 		sealed = bytes.Clone(stored) // for Open overwrites it
 	}
 	plain, err := key.Open(make([]byte, 0, loc.Plain), loc.Frame, stored)
 	if err == nil && keep {
-		disk.Put(diskKey(loc), sealed)
+		s.opt.Disk.Put(diskKey(loc), sealed)
 	}
 	return plain, err
 }
