@@ -177,10 +177,19 @@
 //
 // All names are taken once, by create-if-absent. So the oldest version under a name
 // is the one that took it, or junk that somebody had put there before and removed
-// himself: the oldest that ends with its own hash is what is read (Oldest), and it
-// is proven like any other by who reads it. RepairVersions makes it the newest again,
+// himself: some names are known beforehand, as that of the record of a writer at
+// work. So the oldest that is signed by who may sign it, and otherwise the oldest that
+// ends with its own hash, is what is read (Oldest), locked on (KeepLocks), and proven
+// like any other by who reads it. RepairVersions makes it the newest again,
 // by removing what lies over it. Only what is read in this way, or found so by
-// KeepLocks, is not fooled by versions; all else sees the newest.
+// KeepLocks, is not fooled by versions; all else sees the newest. But prune decides
+// nothing while somebody has hidden a record, forget applies no rules to a snapshot
+// of which a mark is hidden, and the time of a pack is that of its oldest version, or
+// who stores it once more would make it seem locked. Where something is missed the
+// packs that are hidden are locked on; where nobody knows what is needed all are,
+// also condemned ones, of which it may not be copied yet. Small segments whose locks
+// have passed may be gone: who reads the oldest versions, and prune where there are
+// locks, reads packs that no segment lists.
 //
 // Times are of the machine that stores: a store takes no request of one whose clock
 // is wrong by more than minutes.

@@ -235,3 +235,41 @@ func TestThiefMakesPacksYoung(t *testing.T) {
 		}
 	}
 }
+
+// A thief hides what keeps a snapshot from being forgotten.
+func TestThiefHidesPins(t *testing.T) {
+	v := newVault()
+	r := lockedInit(t, v)
+	old, pinned := snap(t, r, texts(1)), snap(t, r, texts(2))
+	v.now = v.now.Add(day)
+	newest := &Snapshot{Name: "host", Time: v.now}
+	s := testBegin(t, r)
+	newest.Tree = treeOf(t, r, s, texts(3))
+	store(t, r, s, texts(3)...)
+	if err := s.Commit(t.Context(), newest); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.AddMark(t.Context(), pinned.ID, Mark{Op: MarkPin}); err != nil {
+		t.Fatal(err)
+	}
+	for hidden := range 2 {
+		if hidden == 1 {
+			if err := v.Remove(t.Context(), "marks/"+pinned.ID.String()+"-1"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := lockedOpen(t, v, v)
+		snaps, err := r.Snapshots(t.Context())
+		if err == nil {
+			err = r.DoubtMarks(t.Context(), snaps)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range Decide(snaps, Policy{Last: 1}, v.now) {
+			if d.Keep != (d.Snapshot.ID != old.ID) || hidden == 1 && d.Snapshot.Pinned {
+				t.Errorf("hidden %d: of %s: %+v", hidden, d.Snapshot.ID, d)
+			}
+		}
+	}
+}

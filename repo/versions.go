@@ -61,36 +61,21 @@ func (r *Repo) genuine() *backend.OldestOf {
 	return old
 }
 
-// hiddenRecord is an error where somebody has hidden a record or stored something
-// over it, that the owner has not forgotten: what it needs would seem to be needed
-// by nobody. Our own programs leave nothing behind of what they remove.
-func (r *Repo) hiddenRecord(ctx context.Context) error {
-	if r.vault == nil {
-		return nil
-	}
-	var covered []string
-	for s, err := range backend.Stacks(ctx, r.vault, "snapshots/") {
+// covered returns which objects below a prefix somebody has hidden or stored something
+// over: our own programs leave nothing behind of what they remove. What goes while it
+// is looked at is none of them.
+func (r *Repo) covered(ctx context.Context, prefix string) (names []string, err error) {
+	var all []string
+	for s, err := range backend.Stacks(ctx, r.vault, prefix) {
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if !s.Shown {
-			covered = append(covered, s.Name)
+			all = append(all, s.Name)
 		}
-	}
-	if len(covered) == 0 {
-		return nil
-	}
-	r.mu.Lock()
-	forgotten, err := r.forgotten(ctx)
-	r.mu.Unlock()
-	if err != nil {
-		return err
 	}
 	old := r.genuine()
-	for _, name := range covered {
-		if _, ok := forgotten[strings.TrimPrefix(name, "snapshots/")]; ok {
-			continue
-		}
+	for _, name := range all {
 		v, err := old.Choose(ctx, name)
 		if err == nil && v.Latest {
 			continue // junk was there before it
@@ -100,21 +85,70 @@ func (r *Repo) hiddenRecord(ctx context.Context) error {
 			p, err = r.vault.GetVersion(ctx, name, v.ID, 0, -1)
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile
+			continue
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if !r.proves(name, p) {
+		if !Fits(name, p) || !r.proves(name, p) {
 			continue // nothing but junk was ever there
 		}
-		if same, err := sameAsShown(ctx, r.vault, v); err != nil {
-			return err
-		} else if !same {
-			return fmt.Errorf("%s: somebody has hidden it, or stored something over it; `cutbank repair versions` puts it back: %w", name, chunk.ErrCorrupt)
+		same, err := sameAsShown(ctx, r.vault, v)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err == nil && !same {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+func errCovered(name string) error {
+	return fmt.Errorf("%s: somebody has hidden it, or stored something over it; `cutbank repair versions` puts it back: %w", name, chunk.ErrCorrupt)
+}
+
+// hiddenRecord is an error where somebody has hidden a record that the owner has not
+// forgotten: what it needs would seem to be needed by nobody.
+func (r *Repo) hiddenRecord(ctx context.Context) error {
+	if r.vault == nil {
+		return nil
+	}
+	names, err := r.covered(ctx, "snapshots/")
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	r.mu.Lock()
+	forgotten, err := r.forgotten(ctx)
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, ok := forgotten[strings.TrimPrefix(name, "snapshots/")]; !ok {
+			return errCovered(name)
 		}
 	}
 	return nil
+}
+
+// DoubtMarks sets MarkErr of snapshots of which somebody has hidden a mark: it may
+// have pinned them. It is for who decides what to forget, and asks only where
+// objects are locked.
+func (r *Repo) DoubtMarks(ctx context.Context, snaps []*Snapshot) error {
+	if r.vault == nil {
+		return nil
+	}
+	names, err := r.covered(ctx, "marks/")
+	for _, name := range names {
+		id, _, ok := parseMark(strings.TrimPrefix(name, "marks/"))
+		for _, s := range snaps {
+			if ok && s.ID == id {
+				s.MarkErr = errors.Join(s.MarkErr, errCovered(name))
+			}
+		}
+	}
+	return err
 }
 
 // Oldest returns a place as a repository was first written there: whatever was

@@ -189,6 +189,9 @@ func (a *app) forget(ctx context.Context, s *forgetFlags, args []string) error {
 		return a.forgetDamaged(ctx, r, args, s.dryRun)
 	}
 	all, damage := r.Snapshots(ctx)
+	if err := r.DoubtMarks(ctx, all); err != nil {
+		return err
+	}
 	var ds []repo.Decision
 	if len(args) > 0 {
 		ds, err = a.named(all, damage, args)

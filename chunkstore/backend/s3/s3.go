@@ -67,11 +67,27 @@ func Open(url string, opt Options) (*Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", l.url, err)
 	}
-	c, err := minio.NewCore(l.host, &minio.Options{Creds: creds, Secure: l.secure, Transport: web.Sender{RoundTripper: opt.Transport}, Region: l.region, MaxRetries: 1})
+	c, err := minio.NewCore(l.host, &minio.Options{Creds: creds, Secure: l.secure, Transport: bounded{web.Sender{RoundTripper: opt.Transport}}, Region: l.region, MaxRetries: 1})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", l.url, err, fs.ErrInvalid)
 	}
 	return &Bucket{l, *c, opt.Transport, opt.Rate, busy}, nil
+}
+
+// most is how long an answer may be that is held in memory as a whole: all but
+// objects, of which always a range is asked for.
+const most = 64 << 20
+
+// bounded lets no server fill the memory with what it tells of objects.
+type bounded struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := b.RoundTripper.RoundTrip(req)
+	if err == nil && (req.Header.Get("Range") == "" || resp.StatusCode >= 300) {
+		resp.Body = http.MaxBytesReader(nil, resp.Body, most)
+	}
+	return resp, err
 }
 
 // key is where an object is.
