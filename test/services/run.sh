@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Starts storage servers on this machine, runs the tests that need them, and stops them.
+# "run.sh get" only gets the servers, which takes minutes the first time.
 #
 # Each server has a file here, NAME.sh, with a function NAME that gets it (keep), starts
 # it (serve) and exports where the tests find it.
@@ -73,6 +74,14 @@ bucket() {
 for f in "$services"/*.sh; do
 	[[ $f == "$services/run.sh" ]] || . "$f"
 done
+
+if [[ ${1:-} == get ]]; then
+	keep npm "$services/package-lock.json" npm_install
+	keep versitygw "$services/go.sum" versitygw_build
+	keep minio "$services/minio/go.sum" minio_build
+	keep azurite "$services/azurite/package-lock.json" azurite_install
+	exit
+fi
 
 export AWS_ACCESS_KEY_ID=cutbank AWS_SECRET_ACCESS_KEY=for-tests-on-loopback AWS_REGION=us-east-1
 unset AWS_PROFILE AWS_SESSION_TOKEN AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3
