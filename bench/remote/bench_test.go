@@ -277,7 +277,7 @@ func TestQuick(t *testing.T) {
 	trace := filepath.Join(t.TempDir(), "trace")
 	var stdout, stderr bytes.Buffer
 	args := []string{"-files", "150", "-big", "3000000", "-big-files", "2", "-latency", "2ms", "-history", "2", "-idle", "1s", "-tools", "cutbank", "-json", "-tmp", tmp, "-trace", trace}
-	if code := run(context.Background(), args, &stdout, &stderr); code != exitDone {
+	if code := tool.Run(context.Background(), "remote", parse, compare, args, &stdout, &stderr); code != 0 {
 		t.Fatalf("exit code %d\n%s", code, stderr.String())
 	}
 	seen, requests := map[string]measurement{}, 0

@@ -133,8 +133,8 @@ func TestQuick(t *testing.T) {
 	}
 	tmp := t.TempDir()
 	var stdout, stderr bytes.Buffer
-	code := run(context.Background(), []string{"-quick", "-tools", "cutbank", "-json", "-tmp", tmp}, &stdout, &stderr)
-	if code != exitDone {
+	code := tool.Run(context.Background(), "versus", parse, compare, []string{"-quick", "-tools", "cutbank", "-json", "-tmp", tmp}, &stdout, &stderr)
+	if code != 0 {
 		t.Fatalf("exit code %d\n%s", code, stderr.String())
 	}
 	seen := map[string]measurement{}

@@ -9,12 +9,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,43 +20,7 @@ import (
 	"github.com/cutbankfs/cutbank/bench/tool"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
-
-// Exit codes.
-const (
-	exitDone        = 0
-	exitFailed      = 1 // also if the tool that the others are compared with failed in a step
-	exitUsage       = 2
-	exitInterrupted = 130
-)
-
-// run is the program: it returns the exit code.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	opt, err := parse(args, stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return exitDone
-	}
-	if err != nil {
-		fmt.Fprintf(stderr, "versus: %v\n", err)
-		return exitUsage
-	}
-	failed, err := compare(ctx, opt, stdout, stderr)
-	switch {
-	case ctx.Err() != nil:
-		fmt.Fprintln(stderr, "versus: interrupted; everything is unmounted and removed")
-		return exitInterrupted
-	case err != nil:
-		fmt.Fprintf(stderr, "versus: %v\n", err)
-		return exitFailed
-	case failed:
-		return exitFailed
-	}
-	return exitDone
-}
+func main() { tool.Main("versus", parse, compare) }
 
 // parse reads the flags.
 func parse(args []string, stderr io.Writer) (options, error) {

@@ -119,22 +119,9 @@ func (b *Container) below(name string) string {
 	return b.prefix + "/" + name
 }
 
-// start validates a name and gives a request of n bytes its time; n < 0: nobody
-// knows how many.
-func (b *Container) start(ctx context.Context, verb, name string, n int64) (context.Context, context.CancelFunc, error) {
-	if !backend.ValidName(name) {
-		return nil, nil, backend.InvalidName(verb, name)
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, nil, err
-	}
-	ctx, cancel := web.Deadline(ctx, n, b.rate)
-	return ctx, cancel, nil
-}
-
 // Put implements backend.Backend.
 func (b *Container) Put(ctx context.Context, name string, p []byte) error {
-	req, cancel, err := b.start(ctx, "put", name, int64(len(p)))
+	req, cancel, err := web.Start(ctx, "put", name, int64(len(p)), b.rate)
 	if err != nil {
 		return err
 	}
@@ -154,7 +141,7 @@ func (b *Container) Put(ctx context.Context, name string, p []byte) error {
 
 // Get implements backend.Backend.
 func (b *Container) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
-	req, cancel, err := b.start(ctx, "get", name, n)
+	req, cancel, err := web.Start(ctx, "get", name, n, b.rate)
 	if err != nil {
 		return nil, err
 	}
@@ -301,7 +288,7 @@ func (b *Container) info(item *container.BlobItem) (backend.Info, bool, error) {
 
 // Remove implements backend.Backend.
 func (b *Container) Remove(ctx context.Context, name string) error {
-	req, cancel, err := b.start(ctx, "remove", name, 0)
+	req, cancel, err := web.Start(ctx, "remove", name, 0, b.rate)
 	if err != nil {
 		return err
 	}

@@ -98,19 +98,6 @@ func (b *Bucket) key(name string) string {
 	return b.prefix + "/" + name
 }
 
-// start validates a name and gives a request of n bytes its time; n < 0: nobody
-// knows how many.
-func (b *Bucket) start(ctx context.Context, verb, name string, n int64) (context.Context, context.CancelFunc, error) {
-	if !backend.ValidName(name) {
-		return nil, nil, backend.InvalidName(verb, name)
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, nil, err
-	}
-	ctx, cancel := web.Deadline(ctx, n, b.rate)
-	return ctx, cancel, nil
-}
-
 // Put implements backend.Backend.
 func (b *Bucket) Put(ctx context.Context, name string, p []byte) error {
 	return b.put(ctx, name, p, putOptions{create: true})
@@ -123,7 +110,7 @@ type putOptions struct {
 }
 
 func (b *Bucket) put(ctx context.Context, name string, p []byte, how putOptions) error {
-	req, cancel, err := b.start(ctx, "put", name, int64(len(p)))
+	req, cancel, err := web.Start(ctx, "put", name, int64(len(p)), b.rate)
 	if err != nil {
 		return err
 	}
@@ -167,7 +154,7 @@ func (b *Bucket) Get(ctx context.Context, name string, off, n int64) ([]byte, er
 
 // get is Get of a version, of the newest if id is empty.
 func (b *Bucket) get(ctx context.Context, name, id string, off, n int64) ([]byte, error) {
-	req, cancel, err := b.start(ctx, "get", name, n)
+	req, cancel, err := web.Start(ctx, "get", name, n, b.rate)
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +249,7 @@ func (b *Bucket) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[
 
 // Remove implements backend.Backend.
 func (b *Bucket) Remove(ctx context.Context, name string) error {
-	req, cancel, err := b.start(ctx, "remove", name, 0)
+	req, cancel, err := web.Start(ctx, "remove", name, 0, b.rate)
 	if err != nil {
 		return err
 	}

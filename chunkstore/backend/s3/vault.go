@@ -76,7 +76,7 @@ func (b *Bucket) PutOver(ctx context.Context, name string, p []byte, until time.
 // Lock implements backend.Vault. A store refuses to shorten a lock, and says of
 // that what it says of all that is not allowed: then the lock is looked at.
 func (b *Bucket) Lock(ctx context.Context, name, id string, until time.Time) error {
-	req, cancel, err := b.start(ctx, "lock", name, 0)
+	req, cancel, err := web.Start(ctx, "lock", name, 0, b.rate)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (b *Bucket) Lock(ctx context.Context, name, id string, until time.Time) err
 // LockedUntil implements backend.Vault. What somebody with a special right could
 // unlock (GOVERNANCE) is not locked.
 func (b *Bucket) LockedUntil(ctx context.Context, name, id string) (time.Time, error) {
-	req, cancel, err := b.start(ctx, "ask for the lock of", name, 0)
+	req, cancel, err := web.Start(ctx, "ask for the lock of", name, 0, b.rate)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -164,7 +164,7 @@ func (b *Bucket) retention(ctx, req context.Context, name, id string) (time.Time
 // RemoveVersion implements backend.Vault. Stores refuse in various ways to remove
 // what is locked: whatever they say, the lock is looked at.
 func (b *Bucket) RemoveVersion(ctx context.Context, name, id string) error {
-	req, cancel, err := b.start(ctx, "remove", name, 0)
+	req, cancel, err := web.Start(ctx, "remove", name, 0, b.rate)
 	if err != nil {
 		return err
 	}

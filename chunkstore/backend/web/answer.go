@@ -31,6 +31,19 @@ func Deadline(ctx context.Context, n, rate int64) (context.Context, context.Canc
 	return context.WithTimeout(ctx, Patience+time.Duration(float64(n)/float64(rate)*float64(time.Second)))
 }
 
+// Start validates the name of a call and gives its request, which moves n bytes,
+// its time, as Deadline does.
+func Start(ctx context.Context, verb, name string, n, rate int64) (context.Context, context.CancelFunc, error) {
+	if !backend.ValidName(name) {
+		return nil, nil, backend.InvalidName(verb, name)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := Deadline(ctx, n, rate)
+	return ctx, cancel, nil
+}
+
 // Ranged checks that an answer to a Get of n bytes of the object where, from off
 // on, is what was asked for, and returns how much of it to read. size is the
 // length of the answer, -1 if the server does not say; spec is the header

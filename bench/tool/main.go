@@ -1,0 +1,55 @@
+package tool
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Exit codes of the programs.
+const (
+	exitDone        = 0
+	exitFailed      = 1 // also if the tool that the others are compared with failed in a step
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+// Main is the program of that name: it runs it with the process's arguments until
+// it is done or interrupted, and exits. See Run.
+func Main[T any](name string, parse func([]string, io.Writer) (T, error), compare func(context.Context, T, io.Writer, io.Writer) (bool, error)) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	code := Run(ctx, name, parse, compare, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// Run is the program of that name: it returns the exit code. parse reads the flags
+// into what compare is called with; that reports whether the tool that the others
+// are compared with has failed in a step, and removes what it made.
+func Run[T any](ctx context.Context, name string, parse func([]string, io.Writer) (T, error), compare func(context.Context, T, io.Writer, io.Writer) (bool, error), args []string, stdout, stderr io.Writer) int {
+	opt, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return exitDone
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", name, err)
+		return exitUsage
+	}
+	failed, err := compare(ctx, opt, stdout, stderr)
+	switch {
+	case ctx.Err() != nil:
+		fmt.Fprintf(stderr, "%s: interrupted; everything is unmounted and removed\n", name)
+		return exitInterrupted
+	case err != nil:
+		fmt.Fprintf(stderr, "%s: %v\n", name, err)
+		return exitFailed
+	case failed:
+		return exitFailed
+	}
+	return exitDone
+}
