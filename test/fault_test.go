@@ -256,14 +256,17 @@ func twice(t testing.TB, r *repo.Repo) int {
 }
 
 // TestFaultSweep fails every call of every job once, before it was done and
-// after.
+// after; in full size every third, of a larger tree.
 func TestFaultSweep(t *testing.T) {
-	st := newStage(t, slow())
+	st, step := newStage(t, slow()), 1
+	if slow() {
+		step = 3
+	}
 	for _, j := range jobs {
 		for _, after := range []bool{false, true} {
 			t.Run(strings.ReplaceAll(j.name, " ", "-")+map[bool]string{true: ",answer-lost"}[after], func(t *testing.T) {
 				t.Parallel()
-				st.sweep(t, j, after, 1)
+				st.sweep(t, j, after, step)
 			})
 		}
 	}
@@ -277,7 +280,7 @@ func TestMergeSweep(t *testing.T) {
 	st.many(t)
 	step := 23
 	if slow() {
-		step = 4
+		step = 8
 	}
 	st.sweep(t, jobs[1], false, step)
 	st.sweep(t, jobs[1], true, step)
