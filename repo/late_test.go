@@ -49,7 +49,7 @@ func (n *network) arrive(t *testing.T, name string, p []byte) {
 
 // again puts the same at once, three times.
 func again(b backend.Backend) backend.Backend {
-	return backend.Retry(b, func(n int) (time.Duration, bool) { return 0, n < 3 }, backend.PutAgain)
+	return backend.Retry(b, func(n int, _ error) (time.Duration, bool) { return 0, n < 3 }, backend.PutAgain)
 }
 
 // TestCommitUnclearThenClear: what the last attempt was told says nothing of the

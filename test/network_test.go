@@ -94,7 +94,7 @@ func newTraffic(t *testing.T, b *bucket, faults ...fault) *traffic {
 
 // client is the repository over the line, as a new process would open it.
 func (n *traffic) client() backend.Backend {
-	tries := func(n int) (time.Duration, bool) { return time.Millisecond << min(n, 5), n < 12 }
+	tries := func(n int, _ error) (time.Duration, bool) { return time.Millisecond << min(n, 5), n < 12 }
 	b := backend.Retry(n.b.open(n.url, 300*time.Millisecond), tries, backend.PutAgain)
 	if n.store != nil {
 		return n.store(b)

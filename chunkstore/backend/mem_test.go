@@ -33,7 +33,7 @@ func TestMemClock(t *testing.T) {
 
 // The wrappers keep the contract, too, where they have nothing to do.
 func TestWrappers(t *testing.T) {
-	never := func(int) (time.Duration, bool) { return 0, false }
+	never := func(int, error) (time.Duration, bool) { return 0, false }
 	always := func(string) bool { return true }
 	for name, wrap := range map[string]func(backend.Backend) backend.Backend{
 		"retry":    func(b backend.Backend) backend.Backend { return backend.Retry(b, never, always) },
@@ -78,7 +78,7 @@ func TestRetry(t *testing.T) {
 			}
 			f.Set(backendtest.Faults{Call: 1, After: after})
 			waits := 0
-			backoff := func(n int) (time.Duration, bool) {
+			backoff := func(n int, _ error) (time.Duration, bool) {
 				if waits++; n != waits {
 					t.Errorf("backoff(%d), want %d", n, waits)
 				}
@@ -112,7 +112,7 @@ func TestRetryEnds(t *testing.T) {
 			{context.DeadlineExceeded, 1},
 		} {
 			b := &failing{err: tt.err}
-			r := backend.Retry(b, func(n int) (time.Duration, bool) { return 0, n < 3 }, func(string) bool { return true })
+			r := backend.Retry(b, func(n int, _ error) (time.Duration, bool) { return 0, n < 3 }, func(string) bool { return true })
 			if err := call(t.Context(), r); !errors.Is(err, tt.err) || b.calls != tt.tries {
 				t.Errorf("%s: got %v after %d calls, want %v after %d", verb, err, b.calls, tt.err, tt.tries)
 			}
@@ -141,7 +141,7 @@ func (f *failing) List(context.Context, string) iter.Seq2[backend.Info, error] {
 // A Put whose answer is lost: success if the bytes are there, no second Put
 // where that is forbidden, and no success over somebody else's bytes.
 func TestRetryPut(t *testing.T) {
-	soon := func(n int) (time.Duration, bool) { return 0, n < 3 }
+	soon := func(n int, _ error) (time.Duration, bool) { return 0, n < 3 }
 	always := func(string) bool { return true }
 	m := backend.NewMem()
 	lost := backendtest.Faults{Call: 1, After: true}
@@ -170,7 +170,7 @@ func TestRetryPut(t *testing.T) {
 func TestRetryCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	f := backendtest.NewFaulty(backend.NewMem(), backendtest.Faults{Call: 1})
-	b := backend.Retry(f, func(int) (time.Duration, bool) { cancel(); return time.Hour, true }, nil)
+	b := backend.Retry(f, func(int, error) (time.Duration, bool) { cancel(); return time.Hour, true }, nil)
 	if err := b.Remove(ctx, "a"); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want context.Canceled", err)
 	}

@@ -71,7 +71,7 @@ func (r resuming) ListAfter(ctx context.Context, prefix, after string) iter.Seq2
 	return r.list(ctx, prefix, after)
 }
 
-func quick(n int) (time.Duration, bool) { return 0, n < 4 }
+func quick(n int, _ error) (time.Duration, bool) { return 0, n < 4 }
 
 func TestRetryPutAgain(t *testing.T) {
 	unclear := errors.New("the line broke")

@@ -14,9 +14,9 @@ import (
 
 // Retry returns b with calls repeated that fail for a reason that may pass.
 //
-// After the n-th failure of a call (n from 1), backoff says how long to wait
-// and whether to try again; where the place has asked for more (After) it is
-// waited for that. A List that has yielded something goes on behind it where b is
+// After the n-th failure of a call (n from 1), which was why, backoff says how long
+// to wait and whether to try again; where the place has asked for more (After) it is
+// waited for that. It is called by many at once. A List that has yielded something goes on behind it where b is
 // a Resumer, or with the same page where b is a Pager, and is not repeated
 // otherwise.
 //
@@ -29,7 +29,7 @@ import (
 //
 // A call that has succeeded may have left an earlier one of itself under way: see
 // Late. A Vault stays one.
-func Retry(b Backend, backoff func(n int) (wait time.Duration, again bool), again func(name string) bool) Backend {
+func Retry(b Backend, backoff func(n int, why error) (wait time.Duration, again bool), again func(name string) bool) Backend {
 	r := &retry{b, backoff, again}
 	if v, ok := b.(Vault); ok {
 		return &retryVault{r, v}
@@ -39,7 +39,7 @@ func Retry(b Backend, backoff func(n int) (wait time.Duration, again bool), agai
 
 type retry struct {
 	Backend
-	backoff func(n int) (time.Duration, bool)
+	backoff func(n int, why error) (time.Duration, bool)
 	again   func(name string) bool
 }
 
@@ -65,7 +65,7 @@ func (r *retry) do(ctx context.Context, f func(n int) error) error {
 		if err == nil || !Transient(err) {
 			return err
 		}
-		wait, again := r.backoff(n)
+		wait, again := r.backoff(n, err)
 		if !again {
 			return err
 		}
@@ -159,7 +159,7 @@ func (r *retry) List(ctx context.Context, prefix string) iter.Seq2[Info, error] 
 			if err == nil {
 				return
 			}
-			wait, again := r.backoff(n)
+			wait, again := r.backoff(n, err)
 			if !again || !Transient(err) || after != "" && !resumes {
 				yield(Info{}, err)
 				return

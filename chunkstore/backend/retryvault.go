@@ -85,7 +85,7 @@ func (r *retryVault) ListVersions(ctx context.Context, prefix, after string) ite
 			if err == nil {
 				return
 			}
-			wait, once := r.backoff(n)
+			wait, once := r.backoff(n, err)
 			if !once || !Transient(err) {
 				yield(Version{}, err)
 				return

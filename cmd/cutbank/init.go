@@ -70,8 +70,8 @@ The average chunk size is fixed for the repository's life. 64KiB suits databases
 and mixed data; larger chunks cost less index and find less that is equal.
 
 With --like the new repository gets the secrets and parameters of another one, so
-that packed data can be copied between the two as it is. CUTBANK_LIKE_PASSWORD is the other's password, if it is not that of the
-new one.
+that packed data can be copied between the two as it is. CUTBANK_LIKE_PASSWORD is
+the other's password, if it is not that of the new one.
 
 With --parity 2% each pack gets Reed-Solomon parity beside it, by which "cutbank
 verify --read-data" heals up to 2% of it: bytes that rot, sectors that cannot be

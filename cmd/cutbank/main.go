@@ -15,15 +15,23 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
 
+// patience is how long after Ctrl-C it is said what there is to wait for.
+const patience = 2 * time.Second
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	context.AfterFunc(ctx, func() {
+		stop() // a second signal ends the process at once
+		time.Sleep(patience)
+		fmt.Fprintln(os.Stderr, "cutbank: interrupted; what is on its way is finished first, it serves the next run; Ctrl-C again ends at once")
+	})
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
@@ -48,11 +49,36 @@ func (a *app) backendAt(place string) (backend.Backend, error) {
 	if isURL(place) {
 		return a.remoteAt(place)
 	}
+	if err := aFolder(place); err != nil {
+		return nil, err
+	}
 	b, err := openFolder(place)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w; `cutbank init -r %s` makes one", place, repo.ErrNoRepo, place)
 	}
 	return b, err
+}
+
+// aFolder refuses what other tools take for a place in the network (s3:host/bucket,
+// host:/path), unless there is such a folder: a backup must not land on this
+// machine's disk unnoticed.
+func aFolder(place string) error {
+	host, _, ok := strings.Cut(place, ":")
+	if !ok || strings.Contains(host, "/") {
+		return nil
+	}
+	if _, err := os.Lstat(place); err == nil {
+		return nil
+	}
+	return usagef("%s is no kind of place that is known: want a folder, or a URL that begins with %s://; a folder of that name is ./%s", place, strings.Join(schemes(), "://, "), place)
+}
+
+// schemes are those of all URLs.
+func schemes() (known []string) {
+	for _, k := range remotes {
+		known = append(known, k.schemes...)
+	}
+	return known
 }
 
 // openFolder opens a folder. Tests have it say another listing lag.
@@ -63,6 +89,9 @@ var openFolder = func(dir string) (backend.Backend, error) { return local.Open(d
 func (a *app) newBackendAt(place string) (backend.Backend, error) {
 	if place == "" || isURL(place) {
 		return a.backendAt(place)
+	}
+	if err := aFolder(place); err != nil {
+		return nil, err
 	}
 	if _, err := local.Create(place); err != nil {
 		// A repository, or what an interrupted init left of one: Init tells.
@@ -77,16 +106,14 @@ func (a *app) newBackendAt(place string) (backend.Backend, error) {
 // is tried again.
 func (a *app) remoteAt(url string) (backend.Backend, error) {
 	scheme := strings.ToLower(aScheme.FindStringSubmatch(url)[1])
-	var known []string
 	for _, k := range remotes {
-		known = append(known, k.schemes...)
 		if !slices.Contains(k.schemes, scheme) {
 			continue
 		}
 		if a.transport == nil {
 			t, err := web.Transport(web.Options{CACert: a.caCert, Upload: int64(a.limitUpload), Download: int64(a.limitDownload)})
 			if err != nil {
-				return nil, err
+				return nil, usagef("%v", err)
 			}
 			a.transport = t
 		}
@@ -97,9 +124,9 @@ func (a *app) remoteAt(url string) (backend.Backend, error) {
 		if err != nil {
 			return nil, err
 		}
-		return backend.Retry(b, a.backoff(b.String()), backend.PutAgain), nil
+		return backend.Retry(b, a.backoff(), backend.PutAgain), nil
 	}
-	return nil, usagef("%s:// is no kind of place that is known: want a folder, or a URL that begins with %s://; a folder of that name is ./%s://...", scheme, strings.Join(known, "://, "), scheme)
+	return nil, usagef("%s:// is no kind of place that is known: want a folder, or a URL that begins with %s://; a folder of that name is ./%s://...", scheme, strings.Join(schemes(), "://, "), scheme)
 }
 
 // slowest is how many bytes a second a request moves at least: its share of the
@@ -115,15 +142,26 @@ func (a *app) slowest() int64 {
 	return slow
 }
 
-// backoff is backend.Backoff, and tells --verbose.
-func (a *app) backoff(place string) func(int) (time.Duration, bool) {
-	return func(n int) (time.Duration, bool) {
+// warnAgain is how long after a warning of a place that fails there is none: many
+// requests fail together.
+const warnAgain = time.Minute
+
+// backoff is backend.Backoff, and tells why there is to wait.
+func (a *app) backoff() func(int, error) (time.Duration, bool) {
+	var mu sync.Mutex
+	var warned time.Time
+	return func(n int, why error) (time.Duration, bool) {
 		wait, again := backend.Backoff(n)
-		if n == 3 {
-			a.warnf("%s fails or does not answer; trying on", place)
+		if !again {
+			return wait, again
 		}
-		if again {
-			a.logf("%s: attempt %d has failed, the next is in %s", place, n, wait.Round(time.Millisecond))
+		a.logf("attempt %d: %v; the next is in %s", n, why, wait.Round(time.Millisecond))
+		mu.Lock()
+		defer mu.Unlock()
+		slow := errors.Is(why, os.ErrDeadlineExceeded) // minutes have passed already
+		if (n >= 3 || slow) && (warned.IsZero() || now().Sub(warned) >= warnAgain) {
+			warned = now()
+			a.warnf("%v; trying on", why)
 		}
 		return wait, again
 	}

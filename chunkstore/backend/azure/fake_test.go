@@ -297,7 +297,7 @@ func TestLostAnswer(t *testing.T) {
 		t.Errorf("got %v after %d requests", err, f.requests.Load())
 	}
 	lose.Store(true)
-	at := func(n int) (time.Duration, bool) { return 0, n < 3 }
+	at := func(n int, _ error) (time.Duration, bool) { return 0, n < 3 }
 	if err := backend.Retry(b, at, backend.PutAgain).Put(t.Context(), "snapshots/x", []byte("x")); err != nil {
 		t.Errorf("put again: %v", err)
 	}
@@ -322,7 +322,7 @@ func TestBusy(t *testing.T) {
 		answerAs(w, http.StatusServiceUnavailable, "ServerBusy")
 		return true
 	}}
-	b := backend.Retry(f.serve(t), func(n int) (time.Duration, bool) { return 0, n < 3 }, nil)
+	b := backend.Retry(f.serve(t), func(n int, _ error) (time.Duration, bool) { return 0, n < 3 }, nil)
 	if err := b.Put(t.Context(), "packs/aa/x", []byte("x")); err != nil || f.requests.Load() != 2 {
 		t.Errorf("%d requests, %v", f.requests.Load(), err)
 	}
@@ -453,7 +453,7 @@ func TestListOverBadLine(t *testing.T) {
 		}
 	}
 	n := 0
-	for _, err := range backend.Retry(b, func(n int) (time.Duration, bool) { return 0, n < 10 }, nil).List(t.Context(), "packs/") {
+	for _, err := range backend.Retry(b, func(n int, _ error) (time.Duration, bool) { return 0, n < 10 }, nil).List(t.Context(), "packs/") {
 		if n++; err != nil {
 			t.Fatal(err)
 		}

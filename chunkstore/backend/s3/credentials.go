@@ -43,15 +43,15 @@ func findCredentials(getenv func(string) string, t http.RoundTripper) (*credenti
 			return credentials.New(s.p), nil
 		}
 		if err != nil {
-			tried = append(tried, fmt.Errorf("%s: %w", s.name, err))
+			tried = append(tried, fmt.Errorf("%s: %v", s.name, err)) // that a file is not there says nothing of the repository
 		}
 		if s.name == "shared files" && getenv("AWS_PROFILE") != "" {
 			// Somebody has named a profile: another account must not take its place.
 			if err == nil {
 				err = errors.New("it has no keys")
 			}
-			return nil, fmt.Errorf("no credentials in the profile %q of the shared files of AWS: %w: %w", getenv("AWS_PROFILE"), err, fs.ErrPermission)
+			return nil, fmt.Errorf("no credentials in the profile %q of the shared files of AWS: %v: %w", getenv("AWS_PROFILE"), err, fs.ErrPermission)
 		}
 	}
-	return nil, fmt.Errorf("no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role (%w): %w", errors.Join(tried...), fs.ErrPermission)
+	return nil, fmt.Errorf("no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role (%v): %w", errors.Join(tried...), fs.ErrPermission)
 }

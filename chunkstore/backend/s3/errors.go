@@ -23,6 +23,7 @@ var facts = map[string]error{
 	"AccessDenied":                   fs.ErrPermission,
 	"AllAccessDisabled":              fs.ErrPermission,
 	"InvalidAccessKeyId":             fmt.Errorf("the store knows no such access key: %w", fs.ErrPermission),
+	"XAdminUserNotFound":             fmt.Errorf("the store knows no such access key: %w", fs.ErrPermission), // versitygw, with status 404
 	"SignatureDoesNotMatch":          fmt.Errorf("the secret key does not fit the access key: %w", fs.ErrPermission),
 	"RequestTimeTooSkewed":           fmt.Errorf("this machine's clock is wrong: %w", fs.ErrPermission),
 	"AuthorizationHeaderMalformed":   fmt.Errorf("is AWS_REGION the bucket's region? %w", fs.ErrInvalid),

@@ -95,6 +95,7 @@ func TestAnswers(t *testing.T) {
 		{403, "AccessDenied", fs.ErrPermission, false},
 		{403, "", fs.ErrPermission, false},
 		{403, "SignatureDoesNotMatch", fs.ErrPermission, false},
+		{404, "XAdminUserNotFound", fs.ErrPermission, false},
 		{400, "AuthorizationHeaderMalformed", fs.ErrInvalid, false},
 		{400, "BadDigest", backend.ErrNotDone, true},
 		{408, "RequestTimeout", nil, true},
@@ -228,7 +229,7 @@ func TestBusy(t *testing.T) {
 		backendtest.S3Error(w, http.StatusServiceUnavailable, "SlowDown")
 		return true
 	}}
-	b := backend.Retry(fake(t, s), func(n int) (time.Duration, bool) { return 0, n < 3 }, nil)
+	b := backend.Retry(fake(t, s), func(n int, _ error) (time.Duration, bool) { return 0, n < 3 }, nil)
 	if err := b.Put(t.Context(), "packs/aa/x", []byte("x")); err != nil {
 		t.Error(err)
 	}

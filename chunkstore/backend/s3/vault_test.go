@@ -33,7 +33,7 @@ func TestVaultRetry(t *testing.T) {
 			backendtest.S3Error(w, http.StatusServiceUnavailable, "SlowDown")
 			return true
 		}}
-		v, ok := backend.Retry(fake(t, s), func(n int) (time.Duration, bool) { return 0, n < 10 }, backend.PutAgain).(backend.Vault)
+		v, ok := backend.Retry(fake(t, s), func(n int, _ error) (time.Duration, bool) { return 0, n < 10 }, backend.PutAgain).(backend.Vault)
 		if !ok {
 			t.Fatal("what is behind Retry is no Vault any more")
 		}

@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -97,6 +98,10 @@ func Unanswered(err error, plain string) error {
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("the answer broke off") // the sentinel tells of an object's end
+	}
+	var name x509.HostnameError
+	if errors.As(err, &name) {
+		return fmt.Errorf("%w; the URL must name the server as its certificate does: %w", err, fs.ErrInvalid)
 	}
 	var cert *tls.CertificateVerificationError
 	if errors.As(err, &cert) {

@@ -3,13 +3,16 @@ package web
 import (
 	"bytes"
 	"encoding/pem"
+	"errors"
 	"io"
+	"io/fs"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -122,6 +125,10 @@ func TestCACert(t *testing.T) {
 	}
 	if _, err := client(t, Options{}).Get(srv.URL); err == nil {
 		t.Error("a stranger's certificate is trusted")
+	}
+	_, err := client(t, Options{CACert: file}).Get(strings.Replace(srv.URL, "127.0.0.1", "localhost", 1))
+	if err = Unanswered(err, "s3+http://"); !errors.Is(err, fs.ErrInvalid) || strings.Contains(err.Error(), "--ca-cert") {
+		t.Errorf("a certificate of another name: %v", err)
 	}
 	if err := os.WriteFile(file, []byte("none"), 0o600); err != nil {
 		t.Fatal(err)
