@@ -44,11 +44,16 @@ type InitOptions struct {
 }
 
 // Init makes a repository in b, which must be empty but for what an interrupted
-// Init left, and opens it.
+// Init left, and opens it. Where versions of a repository are kept that somebody has
+// removed, it is an error that wraps fs.ErrExist: nobody could bring that one back
+// beside the new one.
 func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (*Repo, error) {
 	stale, err := leftKeys(ctx, b)
 	if err != nil {
 		return nil, err
+	}
+	if covered(ctx, b, "config/") {
+		return nil, fmt.Errorf("%s held a repository that was removed, and its versions are kept: `cutbank repair versions` brings it back if it was locked; for a new one choose another place: %w", b, fs.ErrExist)
 	}
 	vault, err := in.vault(ctx, b)
 	if err != nil {

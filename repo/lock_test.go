@@ -173,6 +173,36 @@ func TestInitLockedAgain(t *testing.T) {
 	}
 }
 
+// Where somebody has removed all of a repository no other takes its place, locked or
+// not: of two in one place neither could be put back.
+func TestInitOverRemoved(t *testing.T) {
+	v := newVault()
+	r := lockedInit(t, v)
+	made := snap(t, r, texts(1, 2))
+	for name := range untils(t, v) {
+		if err := v.Remove(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Open(t.Context(), v, lockedOptions(t, v)); !errors.Is(err, ErrNoRepo) {
+		t.Fatalf("removed, it opens: %v", err)
+	}
+	for _, lock := range []time.Duration{0, lockDays * day} {
+		in := testParams(t)
+		in.Lock = lock
+		if _, err := Init(t.Context(), v, in, lockedOptions(t, v)); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "repair versions") {
+			t.Errorf("init with a lock of %s: %v", lock, err)
+		}
+	}
+	old, err := Oldest(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if snaps, err := lockedOpen(t, old, v).Snapshots(t.Context()); err != nil || len(snaps) != 1 || snaps[0].ID != made.ID {
+		t.Errorf("what was removed: %v, %v; want the one snapshot", snaps, err)
+	}
+}
+
 // A copy of the objects in a place that locks nothing is read, and not written.
 func TestLockedElsewhere(t *testing.T) {
 	v := newVault()

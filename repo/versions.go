@@ -166,11 +166,15 @@ func Oldest(b backend.Backend) (backend.Backend, error) {
 // older versions at a place than those that are seen: somebody has overwritten or
 // removed it, or it was removed as it should be.
 func Covered(ctx context.Context, b backend.Backend) bool {
+	return covered(ctx, b, "config/", "keys/")
+}
+
+func covered(ctx context.Context, b backend.Backend, prefixes ...string) bool {
 	v, ok := b.(backend.Versions)
 	if !ok {
 		return false
 	}
-	for _, prefix := range []string{"config/", "keys/"} {
+	for _, prefix := range prefixes {
 		for s, err := range backend.Stacks(ctx, v, prefix) {
 			if err != nil {
 				break

@@ -380,13 +380,17 @@ func (a *app) carryOut(ctx context.Context, r *repo.Repo, ds []repo.Decision, dr
 		res, err = r.Forget(ctx, ids)
 		gone = len(res.Removed) + len(res.Hidden)
 	}
+	stay := ""
+	if n := len(ds) - gone; n > 0 { // of those that were named none does, and others do
+		stay = fmt.Sprintf(", %d stay", n)
+	}
 	switch {
 	case len(ds) == 0:
 		a.sayf("no snapshots fit: nothing to forget")
 	case dry:
-		a.sayf("would forget %d of %d snapshots, %d stay", gone, len(ds), len(ds)-gone)
+		a.sayf("would forget %d of %d snapshots%s", gone, len(ds), stay)
 	default:
-		a.sayf("forgot %d of %d snapshots, %d stay", gone, len(ds), len(ds)-gone)
+		a.sayf("forgot %d of %d snapshots%s", gone, len(ds), stay)
 	}
 	if gone > 0 && !dry && !pruned {
 		a.sayf("  `cutbank prune` frees what only they needed")
