@@ -111,7 +111,7 @@ func Unanswered(err error, plain string) error {
 		return fmt.Errorf("the server speaks plain HTTP there: its URL begins with %s: %w", plain, fs.ErrInvalid)
 	}
 	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "dial" {
+	if errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect") {
 		return fmt.Errorf("%w: %w", err, backend.ErrNotDone)
 	}
 	return err

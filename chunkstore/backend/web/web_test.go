@@ -10,12 +10,15 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
 )
 
 func client(t *testing.T, opt Options) *http.Client {
@@ -224,3 +227,24 @@ func TestSender(t *testing.T) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// What was never connected has done nothing, a proxy on the way that is not there
+// included.
+func TestNotConnected(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := "http://" + l.Addr().String()
+	l.Close()
+	proxy, err := url.Parse(nobody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tr := range map[string]*http.Transport{"server": {}, "proxy": {Proxy: http.ProxyURL(proxy)}} {
+		_, err := (&http.Client{Transport: tr}).Get(nobody)
+		if err = Unanswered(err, "s3+http://"); !errors.Is(err, backend.ErrNotDone) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
