@@ -23,7 +23,7 @@
 // who reads on in a pack is fetched ahead of in pieces that grow to 4 MiB; what
 // Prefetch was told of is fetched with one request for neighbours up to 512 KiB
 // apart, several at once; and a pack with pages comes as a whole, soon. What was
-// fetched so stays sealed in memory, within Options.AheadBytes (48 MiB) for
+// fetched so stays sealed in memory, within Options.AheadBytes (96 MiB) for
 // all readers together, what is under way included, beside one frame for each
 // reader. Options.Disk keeps frames that opened on the local disk; one that does not
 // open there any more is fetched again. A local folder is read as ever, a frame

@@ -33,7 +33,7 @@ const (
 	// frameHead is what stands in front of each frame in a pack.
 	frameHead = 4
 	// defaultAhead is how many bytes of pieces are kept, those under way included.
-	defaultAhead = 48 << 20
+	defaultAhead = 96 << 20
 	// heads is how many readers of one pack are told apart.
 	heads = 4
 	// maxPending is how many frames may be announced that are not under way yet.

@@ -45,12 +45,14 @@ func (s *Store) Prefetch(ids []chunk.ID) {
 }
 
 // Ahead returns how many bytes of chunks are worth a Prefetch in front of who reads
-// them in order; 0 where a few are enough, since no request takes long.
+// them in order; 0 where a few are enough, since no request takes long. It is a
+// quarter of what is held, for neighbours come with what was asked for, and what is
+// pushed out before it is read is fetched twice.
 func (s *Store) Ahead() int64 {
 	if s.fetch == nil {
 		return 0
 	}
-	return s.fetch.limit / 2
+	return s.fetch.limit / 4
 }
 
 func (s *Store) announce(ids []chunk.ID) {

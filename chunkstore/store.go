@@ -26,7 +26,7 @@ type Options struct {
 	Level      seal.Level // how hard to compress
 	CacheBytes int64      // decoded frames kept; 64 MiB
 	Parity     float64    // per cent of each pack to put beside it as parity; none
-	AheadBytes int64      // stored frames fetched ahead and kept, across a network only; 48 MiB
+	AheadBytes int64      // stored frames fetched ahead and kept, across a network only; 96 MiB
 	Random     io.Reader  // required to write
 
 	// Disk keeps stored frames; nil: none are kept. It is used across a network
