@@ -24,9 +24,9 @@ func (f *fetcher) announce(places []place) {
 			f.order = append(f.order, at)
 		}
 	}
-	todo := f.dispatch()
+	due := f.dispatch()
 	f.mu.Unlock()
-	f.start(todo)
+	f.start(due)
 }
 
 // find returns where a frame is, or would be, among those that are pending.
@@ -35,7 +35,7 @@ func (nb *nearby) find(at place) (int, bool) {
 }
 
 // dispatch returns what of the announced is to be fetched now. The caller has mu.
-func (f *fetcher) dispatch() (todo []*piece) {
+func (f *fetcher) dispatch() (due []*piece) {
 	for f.flying < f.lanes && len(f.order) > 0 {
 		nb := f.near(f.order[0].pack)
 		if i, found := nb.find(f.order[0]); found {
@@ -43,11 +43,11 @@ func (f *fetcher) dispatch() (todo []*piece) {
 			if pieces == nil {
 				break // no room
 			}
-			todo = append(todo, pieces...)
+			due = append(due, pieces...)
 		}
 		f.order = f.order[1:]
 	}
-	return todo
+	return due
 }
 
 // launch makes pieces of a pending frame and of those beside it that are pending,

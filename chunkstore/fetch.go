@@ -148,7 +148,7 @@ func (f *fetcher) held(ctx context.Context, at place) (p []byte, ok bool) {
 func (f *fetcher) fetch(ctx context.Context, at place) ([]byte, error) {
 	f.mu.Lock()
 	parts, whole := f.cover(at)
-	var todo []*piece
+	var due []*piece
 	if !whole {
 		from, to, by := f.window(at)
 		from, to = f.gap(at, from, to)
@@ -156,16 +156,16 @@ func (f *fetcher) fetch(ctx context.Context, at place) ([]byte, error) {
 			from, to, by = at.off, at.off+at.n, nil
 		}
 		// Making room may have dropped a piece that the gap ended at.
-		todo = f.add(at, min(from, at.off), max(to, at.off+at.n), by)
+		due = f.add(at, min(from, at.off), max(to, at.off+at.n), by)
 		parts, _ = f.cover(at)
 	}
 	f.mu.Unlock()
-	f.start(todo)
+	f.start(due)
 	p, err := f.take(ctx, at, parts)
 	if err == nil || ctx.Err() != nil || f.life.Err() != nil {
 		return p, err
 	}
-	if len(todo) == 1 && todo[0].off == at.off && todo[0].end == at.off+at.n {
+	if len(due) == 1 && due[0].off == at.off && due[0].end == at.off+at.n {
 		return nil, err
 	}
 	// What failed may be what lies beside it, where a listing lies.
@@ -250,7 +250,7 @@ func (f *fetcher) gap(at place, from, to int64) (int64, int64) {
 
 // readOn returns what to fetch ahead of a reader who has come as far as a frame
 // that is in a piece. The caller has mu.
-func (f *fetcher) readOn(at place, pc *piece) (todo []*piece) {
+func (f *fetcher) readOn(at place, pc *piece) (due []*piece) {
 	h := pc.by
 	if h == nil || h.steps == 0 {
 		return nil
@@ -261,14 +261,14 @@ func (f *fetcher) readOn(at place, pc *piece) (todo []*piece) {
 		if f.makeRoom(to-h.next, true) < to-h.next {
 			break
 		}
-		todo = append(todo, f.add(at, h.next, to, h)...)
+		due = append(due, f.add(at, h.next, to, h)...)
 		h.next = to
 	}
-	return todo
+	return due
 }
 
 // add makes pieces of what is not here of a part of a pack. The caller has mu.
-func (f *fetcher) add(at place, from, to int64, by *head) (todo []*piece) {
+func (f *fetcher) add(at place, from, to int64, by *head) (due []*piece) {
 	nb := f.near(at.pack)
 	for from < to {
 		i, _ := slices.BinarySearchFunc(nb.pieces, from, func(pc *piece, pos int64) int { return cmp.Compare(pc.end, pos+1) })
@@ -284,10 +284,10 @@ func (f *fetcher) add(at place, from, to int64, by *head) (todo []*piece) {
 		pc := &piece{pack: at.pack, off: from, end: end, wanted: end - from, by: by, used: f.clock, done: make(chan struct{})}
 		nb.pieces = slices.Insert(nb.pieces, i, pc)
 		f.bytes += end - from
-		todo = append(todo, pc)
+		due = append(due, pc)
 		from = end
 	}
-	return todo
+	return due
 }
 
 // drop forgets a piece. The caller has mu.
@@ -333,8 +333,8 @@ func (f *fetcher) makeRoom(n int64, hope bool) int64 {
 }
 
 // start fetches pieces in the background.
-func (f *fetcher) start(todo []*piece) {
-	for _, pc := range todo {
+func (f *fetcher) start(due []*piece) {
+	for _, pc := range due {
 		go func() {
 			f.get(pc)
 			if !pc.announced {

@@ -79,18 +79,18 @@ func (e *each) pass(t *pack.Trailer) error {
 // segments passes on what the segments list that were not read yet, and reports
 // whether one of them was gone.
 func (e *each) segments(ctx context.Context) (gone bool, err error) {
-	todo, err := e.db.listSegments(ctx)
+	unread, err := e.db.listSegments(ctx)
 	if err != nil {
 		return false, err
 	}
-	maps.DeleteFunc(todo, func(name SegmentName, _ int64) bool {
+	maps.DeleteFunc(unread, func(name SegmentName, _ int64) bool {
 		_, read := e.read[name]
 		_, bad := e.bad[name]
 		return read || bad
 	})
-	names := slices.Collect(maps.Keys(todo))
+	names := slices.Collect(maps.Keys(unread))
 	read := func(ctx context.Context, name SegmentName) (*Segment, error) {
-		return e.db.readSegment(ctx, name, todo[name])
+		return e.db.readSegment(ctx, name, unread[name])
 	}
 	err = ahead(ctx, segmentsAhead, names, read, func(name SegmentName, s *Segment, err error) error {
 		switch {
@@ -102,7 +102,7 @@ func (e *each) segments(ctx context.Context) (gone bool, err error) {
 			return nil
 		}
 		e.read[name] = 0
-		if err := e.db.learn(ctx, name, todo[name], s); err != nil {
+		if err := e.db.learn(ctx, name, unread[name], s); err != nil {
 			return err
 		}
 		for _, t := range s.Packs {

@@ -179,11 +179,11 @@ func (p *pruner) wanted() func(pack.Name) bool {
 func (k *keeper) kind(ctx context.Context, prefix string, want func(string, backend.Info) bool) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	todo := make(chan backend.Stack)
+	work := make(chan backend.Stack)
 	var group sync.WaitGroup
 	for range lockers {
 		group.Go(func() {
-			for s := range todo {
+			for s := range work {
 				if err := k.one(ctx, prefix, s); err != nil {
 					k.mu.Lock()
 					if k.err == nil {
@@ -201,10 +201,10 @@ func (k *keeper) kind(ctx context.Context, prefix string, want func(string, back
 			break
 		}
 		if want(strings.TrimPrefix(s.Name, prefix), s.Oldest.Info) {
-			todo <- s
+			work <- s
 		}
 	}
-	close(todo)
+	close(work)
 	group.Wait()
 	if k.err != nil {
 		return k.err
@@ -317,11 +317,11 @@ func (r *Repo) keepLocked(ctx context.Context, packs []pack.Name, put map[pack.N
 	hint, now, period, old := r.openHints(), r.opt.Now(), r.cfg.LockPeriod(), r.genuine()
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	todo := make(chan pack.Name)
+	work := make(chan pack.Name)
 	var group sync.WaitGroup
 	for range lockers {
 		group.Go(func() {
-			for name := range todo {
+			for name := range work {
 				if err := r.keepPack(ctx, hint, old, name, now.Add(period/2), now.Add(period)); err != nil {
 					stop(err)
 				}
@@ -334,10 +334,10 @@ func (r *Repo) keepLocked(ctx context.Context, packs []pack.Name, put map[pack.N
 			at = began // it is this session's
 		}
 		if at.Add(period).Before(now.Add(period/2)) && hint.known(name.Object()).Before(now.Add(period/2)) && ctx.Err() == nil {
-			todo <- name
+			work <- name
 		}
 	}
-	close(todo)
+	close(work)
 	group.Wait()
 	if err := hint.save(now); err != nil {
 		r.opt.Logf("what is known of locks is not kept: %v", err)

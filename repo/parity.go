@@ -96,27 +96,27 @@ func (a *parityAdder) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	packs, todo := see.usable(), map[pack.Name]bool{}
+	packs, lacks := see.usable(), map[pack.Name]bool{}
 	for _, name := range sortedNames(packs) {
 		info, ok := has[name.String()]
 		if ok && a.opt.Renew {
 			if ok, err = a.healthy(ctx, name, info.Size, packs[name]); err != nil {
 				return err
 			}
-			todo[name] = !ok
+			lacks[name] = !ok
 		} else if !ok {
-			todo[name] = false
+			lacks[name] = false
 		}
 		if ok {
 			a.res.Had++
-			delete(todo, name)
+			delete(lacks, name)
 			continue
 		}
 		a.opt.Progress.BytesTotal.Add(uint64(packs[name]))
 	}
-	a.opt.Progress.PacksTotal.Store(uint64(len(todo)))
-	for _, name := range sortedNames(todo) {
-		if err := a.pack(ctx, name, packs[name], todo[name]); err != nil {
+	a.opt.Progress.PacksTotal.Store(uint64(len(lacks)))
+	for _, name := range sortedNames(lacks) {
+		if err := a.pack(ctx, name, packs[name], lacks[name]); err != nil {
 			return err
 		}
 		a.opt.Progress.Packs.Add(1)

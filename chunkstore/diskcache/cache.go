@@ -179,26 +179,26 @@ func (c *Cache) write(batch []entry) {
 		return
 	}
 	defer st.close()
-	var todo []entry
+	var due []entry
 	need := int64(0)
 	for _, e := range batch {
 		if !c.Has(e.key, int64(len(e.p))) {
-			todo = append(todo, e)
+			due = append(due, e)
 			need += charge(int64(len(e.p)))
 		}
 	}
 	if need == 0 || !spare(c.dir, need) || !st.makeRoom(c.limit-need) {
 		return
 	}
-	for _, e := range todo {
+	for _, e := range due {
 		st.held[e.key.folder()] += uint64(charge(int64(len(e.p))))
 	}
 	if st.save() != nil {
 		return
 	}
-	for i, e := range todo {
+	for i, e := range due {
 		if err := c.writeOne(e); err != nil {
-			for _, e := range todo[i:] {
+			for _, e := range due[i:] {
 				st.held[e.key.folder()] -= uint64(charge(int64(len(e.p))))
 			}
 			_ = st.save() // too large a number does no harm

@@ -54,9 +54,9 @@ func (k *copying) compare(ctx context.Context, s, rec *repo.Snapshot) error {
 
 // check proves copies whose pages are those of the originals: that all of it is
 // there.
-func (k *copying) check(ctx context.Context, b *bothSides, todo []*repo.Snapshot, copied *copyResult) error {
+func (k *copying) check(ctx context.Context, b *bothSides, wanted []*repo.Snapshot, copied *copyResult) error {
 	var opt repo.CheckOptions
-	for _, s := range todo {
+	for _, s := range wanted {
 		rec := k.copyOf(b, s)
 		if rec == nil {
 			continue // it was not copied
