@@ -1,9 +1,7 @@
 package repo
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -13,82 +11,9 @@ import (
 	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore/backend"
-	"github.com/cutbankfs/cutbank/chunkstore/backend/backendtest"
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/chunkstore/pack"
 )
-
-const (
-	day      = 24 * time.Hour
-	lockDays = 30
-)
-
-// vault is a place with a clock, which is also this machine's, and counts what is
-// asked about locks.
-type vault struct {
-	backendtest.MemVault
-	now         time.Time
-	asked, grew []string
-}
-
-func newVault() *vault {
-	v := &vault{MemVault: backendtest.MemVault{Archive: &backendtest.Archive{}}, now: start}
-	v.Now = func() time.Time { return v.now }
-	return v
-}
-
-func (v *vault) Lock(ctx context.Context, name, id string, until time.Time) error {
-	v.mu(func() { v.grew = append(v.grew, name) })
-	return v.MemVault.Lock(ctx, name, id, until)
-}
-
-func (v *vault) LockedUntil(ctx context.Context, name, id string) (time.Time, error) {
-	v.mu(func() { v.asked = append(v.asked, name) })
-	return v.MemVault.LockedUntil(ctx, name, id)
-}
-
-var vaultMu = make(chan struct{}, 1)
-
-func (v *vault) mu(f func()) {
-	vaultMu <- struct{}{}
-	f()
-	<-vaultMu
-}
-
-// calls returns how often since the last time locks were asked for and lengthened.
-func (v *vault) calls() (asked, grew []string) {
-	asked, grew = v.asked, v.grew
-	v.asked, v.grew = nil, nil
-	return asked, grew
-}
-
-func lockedOptions(t *testing.T, v *vault) Options {
-	opt := testOptions(t)
-	opt.Now = func() time.Time { return v.now }
-	return opt
-}
-
-func lockedInit(t *testing.T, v *vault) *Repo {
-	t.Helper()
-	in := testParams(t)
-	in.Lock, in.Probe = lockDays*day, true
-	r, err := Init(t.Context(), v, in, lockedOptions(t, v))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { r.Close() })
-	return r
-}
-
-func lockedOpen(t *testing.T, b backend.Backend, v *vault) *Repo {
-	t.Helper()
-	r, err := Open(t.Context(), b, lockedOptions(t, v))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { r.Close() })
-	return r
-}
 
 // untils returns of every object until when its first version is locked, in days
 // from now on; what is not locked is -1.
@@ -551,52 +476,4 @@ func TestPruneKilledBesideLocks(t *testing.T) {
 			return
 		}
 	}
-}
-
-var errKilled = errors.New("killed")
-
-// killed fails all changes after some of them.
-type killed struct {
-	*vault
-	left int
-}
-
-func (k *killed) alive() (err error) {
-	k.mu(func() {
-		if k.left--; k.left < 0 {
-			err = fmt.Errorf("%w: %w", errKilled, fs.ErrPermission)
-		}
-	})
-	return err
-}
-
-func lockedOpenKilled(t *testing.T, k *killed, v *vault) (PruneResult, error) {
-	t.Helper()
-	r, err := Open(t.Context(), k, lockedOptions(t, v))
-	if err != nil {
-		return PruneResult{}, err
-	}
-	defer r.Close()
-	return r.Prune(t.Context(), PruneOptions{MaxRepack: -1})
-}
-
-func (k *killed) PutLocked(ctx context.Context, name string, p []byte, until time.Time) error {
-	if err := k.alive(); err != nil {
-		return err
-	}
-	return k.vault.PutLocked(ctx, name, p, until)
-}
-
-func (k *killed) Put(ctx context.Context, name string, p []byte) error {
-	if err := k.alive(); err != nil {
-		return err
-	}
-	return k.vault.Put(ctx, name, p)
-}
-
-func (k *killed) RemoveVersion(ctx context.Context, name, id string) error {
-	if err := k.alive(); err != nil {
-		return err
-	}
-	return k.vault.RemoveVersion(ctx, name, id)
 }

@@ -271,7 +271,7 @@ func TestQuick(t *testing.T) {
 		skip("fuse", "/dev/fuse and root are missing: nothing can be mounted")
 	}
 	if _, err := findGateway(""); err != nil {
-		skip("s3", err.Error())
+		skip("gateway", err.Error())
 	}
 	tmp := t.TempDir()
 	trace := filepath.Join(t.TempDir(), "trace")

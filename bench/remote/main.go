@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -63,31 +62,9 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	if opt.files < 3 || opt.files > 100_000 || opt.bigBytes < 1 || opt.bigFiles < 1 || opt.history < 1 || opt.latency < 0 || opt.idle <= 0 || opt.timeout <= 0 {
 		return opt, errors.New("-files takes 3 to 100000, -big, -big-files, -history, -idle and -timeout take positive numbers, and -latency no negative one")
 	}
-	return opt, opt.chooseTools(tools)
-}
-
-// chooseTools takes the given tools, each of which must be there, or those that
-// are.
-func (opt *options) chooseTools(given string) error {
-	names := tool.Remote
-	if given != "" {
-		names = strings.Split(given, ",")
-	}
-	for _, name := range names {
-		if !slices.Contains(tool.Remote, name) || slices.Contains(opt.tools, name) {
-			return fmt.Errorf("-tools %s: each of %s at most once", given, strings.Join(tool.Remote, ", "))
-		}
-		if name != "cutbank" {
-			if _, err := exec.LookPath(name); err != nil {
-				if given != "" {
-					return fmt.Errorf("-tools: %w", err)
-				}
-				continue
-			}
-		}
-		opt.tools = append(opt.tools, name)
-	}
-	return nil
+	var err error
+	opt.tools, err = tool.Choose(tools, tool.Remote)
+	return opt, err
 }
 
 // compare does everything. failed tells whether the first tool failed anywhere.

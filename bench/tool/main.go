@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -52,4 +55,29 @@ func Run[T any](ctx context.Context, name string, parse func([]string, io.Writer
 		return exitFailed
 	}
 	return exitDone
+}
+
+// Choose takes the given tools of those that are known, separated by commas, each of
+// which must be there; or, if none is given, those that are. cutbank always is: it
+// is built.
+func Choose(given string, known []string) (chosen []string, err error) {
+	names := known
+	if given != "" {
+		names = strings.Split(given, ",")
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) || slices.Contains(chosen, name) {
+			return nil, fmt.Errorf("-tools %s: each of %s at most once", given, strings.Join(known, ", "))
+		}
+		if name != "cutbank" {
+			if _, err := exec.LookPath(name); err != nil {
+				if given != "" {
+					return nil, fmt.Errorf("-tools: %w", err)
+				}
+				continue
+			}
+		}
+		chosen = append(chosen, name)
+	}
+	return chosen, nil
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -69,31 +68,9 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	case opt.drop && os.Geteuid() != 0:
 		return opt, errors.New("-drop needs root")
 	}
-	return opt, opt.chooseTools(tools)
-}
-
-// chooseTools takes the given tools, each of which must be there, or those that
-// are.
-func (opt *options) chooseTools(given string) error {
-	names := tool.Names
-	if given != "" {
-		names = strings.Split(given, ",")
-	}
-	for _, name := range names {
-		if !slices.Contains(tool.Names, name) || slices.Contains(opt.tools, name) {
-			return fmt.Errorf("-tools %s: each of %s at most once", given, strings.Join(tool.Names, ", "))
-		}
-		if name != "cutbank" {
-			if _, err := exec.LookPath(name); err != nil {
-				if given != "" {
-					return fmt.Errorf("-tools: %w", err)
-				}
-				continue
-			}
-		}
-		opt.tools = append(opt.tools, name)
-	}
-	return nil
+	var err error
+	opt.tools, err = tool.Choose(tools, tool.Names)
+	return opt, err
 }
 
 // compare does everything. failed tells whether the first tool failed anywhere.

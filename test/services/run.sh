@@ -95,6 +95,10 @@ for s3 in versitygw minio; do
 	"$go" test -count 1 -timeout 10m -run TestServices ./cmd/cutbank ./test
 done
 
+mkdir "$dir/folder"
+echo "with a folder"
+CUTBANK_TEST_FOLDERS=$dir/folder "$go" test -count 1 -timeout 10m -run TestPlace ./chunkstore/backend/local
+
 azurite
 export CUTBANK_REQUIRE=$CUTBANK_REQUIRE,azure
 echo "with azurite"

@@ -103,26 +103,7 @@ func (f *fake) get(w http.ResponseWriter, r *http.Request, name string) {
 		answerAs(w, http.StatusNotFound, "BlobNotFound")
 		return
 	}
-	status, size := http.StatusOK, len(p)
-	if spec, ok := strings.CutPrefix(r.Header.Get("x-ms-range"), "bytes="); ok {
-		from, to, _ := strings.Cut(spec, "-")
-		first, err := strconv.Atoi(from)
-		last, lerr := strconv.Atoi(to)
-		if to == "" || lerr == nil && last >= size {
-			last, lerr = size-1, nil
-		}
-		if err != nil || lerr != nil || first >= size || last < first {
-			answerAs(w, http.StatusRequestedRangeNotSatisfiable, "InvalidRange")
-			return
-		}
-		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, last, size))
-		status, p = http.StatusPartialContent, p[first:last+1]
-	}
-	w.Header().Set("Content-Length", strconv.Itoa(len(p)))
-	w.WriteHeader(status)
-	if r.Method == http.MethodGet {
-		_, _ = w.Write(p) // a client that is gone needs no answer
-	}
+	backendtest.Bytes(w, r, p, r.Header.Get("x-ms-range"), func() { answerAs(w, http.StatusRequestedRangeNotSatisfiable, "InvalidRange") })
 }
 
 func (f *fake) list(w http.ResponseWriter, r *http.Request) {

@@ -119,8 +119,14 @@ func (s *S3) get(w http.ResponseWriter, r *http.Request, key string) {
 // s3Bytes answers with an object or a range of it.
 func s3Bytes(w http.ResponseWriter, r *http.Request, p []byte) {
 	w.Header().Set("Last-Modified", time.Unix(0, 0).UTC().Format(http.TimeFormat))
+	Bytes(w, r, p, r.Header.Get("Range"), func() { S3Error(w, http.StatusRequestedRangeNotSatisfiable, "InvalidRange") })
+}
+
+// Bytes answers a request with p, or with the range of it that spec names, the
+// value of a Range header. refuse answers what lies behind the end.
+func Bytes(w http.ResponseWriter, r *http.Request, p []byte, spec string, refuse func()) {
 	status, size := http.StatusOK, len(p)
-	if spec, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok {
+	if spec, ok := strings.CutPrefix(spec, "bytes="); ok {
 		from, to, _ := strings.Cut(spec, "-")
 		first, err := strconv.Atoi(from)
 		last, lerr := strconv.Atoi(to)
@@ -128,7 +134,7 @@ func s3Bytes(w http.ResponseWriter, r *http.Request, p []byte) {
 			last, lerr = size-1, nil
 		}
 		if err != nil || lerr != nil || first >= size || last < first {
-			S3Error(w, http.StatusRequestedRangeNotSatisfiable, "InvalidRange")
+			refuse()
 			return
 		}
 		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, last, size))
