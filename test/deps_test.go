@@ -43,6 +43,7 @@ repo/tree                                       < snapshotter/system;
 repo/tree, snapshotter/source, snapshotter/system < snapshotter/system/command;
 repo/tree, snapshotter/system, snapshotter/system/command < snapshotter/system/etcd, snapshotter/system/postgresql;
 snapshotter/source                              < snapshotter/system/postgresql;
+repo/tree, snapshotter/system                   < snapshotter/system/consul;
 
 # The way out. It never imports the way in, and only snapfs's callers know a
 # repository: everything here is tested over live directories too.
@@ -51,7 +52,7 @@ repo/tree                                       < fs/tarball;
 
 # Who joins the rooms.
 chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend, chunkstore/backend/local, chunkstore/backend/s3, chunkstore/backend/azure, chunkstore/backend/web,
-index, repo, repo/tree, snapshotter, snapshotter/source, snapshotter/system, snapshotter/system/command, snapshotter/system/etcd, snapshotter/system/postgresql,
+index, repo, repo/tree, snapshotter, snapshotter/source, snapshotter/system, snapshotter/system/command, snapshotter/system/consul, snapshotter/system/etcd, snapshotter/system/postgresql,
 fs/snapfs, fs/mount, fs/restore, fs/diff, fs/tarball, bench/dedup < cmd/cutbank;
 chunkstore/chunk, chunkstore/seal, repo/tree, snapshotter/source, test/gen < bench/...;
 bench/tool                                      < bench/versus, bench/remote;
@@ -70,6 +71,7 @@ github.com/hanwen/go-fuse/v2                    < fs/mount;
 golang.org/x/crypto                             < repo;
 golang.org/x/sync                               < index;
 google.golang.org/protobuf                      < chunkstore/pack, repo/tree, index;
+github.com/tinylib/msgp                         < snapshotter/system/consul;
 github.com/minio/minio-go/v7                    < chunkstore/backend/s3;
 github.com/Azure/azure-sdk-for-go/sdk/azcore, github.com/Azure/azure-sdk-for-go/sdk/azidentity,
 github.com/Azure/azure-sdk-for-go/sdk/storage/azblob < chunkstore/backend/azure;
@@ -79,7 +81,7 @@ golang.org/x/sys < chunkstore/backend/local, chunkstore/diskcache, index, snapsh
 
 # The standard library, where it reaches out of the process.
 os/exec                                         < snapshotter/system/command, fs/mount, cmd/cutbank, bench/...;
-net, net/http                                   < chunkstore/backend/web, chunkstore/backend/s3;
+net, net/http                                   < chunkstore/backend/web, chunkstore/backend/s3, snapshotter/system/consul;
 net/http                                        < chunkstore/backend/azure;
 net/http                                        < cmd/cutbank;
 net, net/http                                   < bench/remote;
@@ -101,6 +103,7 @@ var why = map[string]string{
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore":         "azblob's and azidentity's options, requests and errors",
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity":     "tokens of service principals, workloads and machines",
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob": "Azure Blob Storage: signatures, requests, listings",
+	"github.com/tinylib/msgp":                              "MessagePack, of which Consul's states are made; minio-go has it already",
 	"github.com/bmatcuk/doublestar/v4":                     "globs with **, as users of rsync and git expect",
 	"github.com/spf13/cobra":                               "commands, flags, completion",
 	"github.com/schollz/progressbar/v3":                    "a progress bar that copes with what is no terminal",

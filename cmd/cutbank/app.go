@@ -30,6 +30,7 @@ type app struct {
 	credential                          string // a file
 	noCache, json, quiet, verbose       bool
 	asStored                            bool // without views
+	secrets                             bool // show what views mask
 	oldest                              bool // read the oldest versions
 	cacheLimit, diskCache               sizeFlag
 	diskPages                           bool // keep no contents of files on the disk

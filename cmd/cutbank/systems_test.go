@@ -83,7 +83,7 @@ func (s *shelfSystem) Restore(ctx context.Context, n tree.Node, info system.Info
 	if err := info.Check(system.Info{Kind: "shelf", Version: "1.0", Cluster: s.cluster}, opt); err != nil {
 		return system.Result{}, err
 	}
-	v, err := shelfView(ctx, n.(tree.Numbered), info)
+	v, err := shelfView(ctx, n.(tree.Numbered), info, system.ViewOptions{})
 	if err != nil {
 		return system.Result{}, err
 	}
@@ -111,7 +111,7 @@ func (s *shelfSystem) Restore(ctx context.Context, n tree.Node, info system.Info
 	return res, os.WriteFile(s.file, []byte(b.String()), 0o600)
 }
 
-func shelfView(ctx context.Context, root tree.Numbered, info system.Info) (tree.Numbered, error) {
+func shelfView(ctx context.Context, root tree.Numbered, info system.Info, _ system.ViewOptions) (tree.Numbered, error) {
 	all, err := root.Lookup(ctx, "all")
 	if err != nil {
 		return nil, err

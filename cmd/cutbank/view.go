@@ -23,7 +23,7 @@ func (a *app) root(ctx context.Context, pages *snapfs.Cache, rec *repo.Snapshot)
 	if k == nil || err != nil {
 		return n, err
 	}
-	v, err := k.View(ctx, n, info)
+	v, err := k.View(ctx, n, info, system.ViewOptions{Secrets: a.secrets})
 	if err != nil {
 		return nil, fmt.Errorf("making the view of %s (--stored shows what it is made of): %w", k.Name, err)
 	}
@@ -50,4 +50,5 @@ func (a *app) viewOf(rec *repo.Snapshot) (*system.Kind, system.Info, error) {
 // storedFlag lets a command do without views.
 func (a *app) storedFlag(c *cobra.Command) {
 	c.Flags().BoolVar(&a.asStored, "stored", false, "take a system's snapshot as it is stored, not as it is shown")
+	c.Flags().BoolVar(&a.secrets, "secrets", false, "show what the view of a system's snapshot masks")
 }

@@ -26,7 +26,8 @@
 // endian, of the page's or chunk's ID; for names, FNV-1a of the name, and for
 // extents without an ID, the length, both through the finaliser of MurmurHash3.
 // So boundaries depend on nearby items only. In a recipe a page may end behind an
-// extent that is a record, 4 KiB or less, from 256 bytes on: such pages have about
+// extent that is a record, 4 KiB or less, from 64 bytes on, and in the pages above
+// those from 256 bytes on: such pages have about 256 bytes and
 // 1 KiB, for of many records a few change. The root of a list is its only
 // page, or the page that refers to all others; an empty list has none.
 //

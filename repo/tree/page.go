@@ -23,7 +23,8 @@ const (
 const (
 	pageVersion = 1
 	pageUnit    = 1 << 10 // least size of a page; on average it is four
-	fineUnit    = 256     // where a source cuts at its records
+	fineUnit    = 64      // where a source cuts at its records
+	fineUpper   = 256     // and for the pages above those
 	pageMax     = 16 << 10
 	// maxPage bounds a page in bytes that is one long item, or lists extended
 	// attributes.
@@ -66,6 +67,7 @@ type listWriter struct {
 	kind   PageKind
 	put    Put
 	levels []*level
+	fine   bool // some items asked for pages of fineUnit
 }
 
 type level struct {
@@ -78,6 +80,7 @@ type level struct {
 // add appends an item to level n. Pages end by its hash, with unit as their least
 // size.
 func (w *listWriter) add(n int, item []byte, hash uint64, sum Ref, unit uint64) error {
+	w.fine = w.fine || unit == fineUnit
 	if n == len(w.levels) {
 		if n > maxLevel {
 			return fmt.Errorf("a list of more than %d levels of pages", maxLevel)
@@ -114,7 +117,11 @@ func (w *listWriter) flush(n int) error {
 	ref := l.sum
 	ref.ID = id
 	*l = level{items: l.items[:0]}
-	return w.add(n+1, appendRef(nil, &ref), binary.LittleEndian.Uint64(id[:]), ref, pageUnit)
+	unit := uint64(pageUnit)
+	if w.fine {
+		unit = fineUpper
+	}
+	return w.add(n+1, appendRef(nil, &ref), binary.LittleEndian.Uint64(id[:]), ref, unit)
 }
 
 // finish closes the list; a list without items has a zero ID.

@@ -28,7 +28,12 @@ type Kind struct {
 
 	// View makes of a stored snapshot's root what people see of it: a pure
 	// function of what is stored. nil: they see what is stored.
-	View func(ctx context.Context, root tree.Numbered, info Info) (tree.Numbered, error)
+	View func(ctx context.Context, root tree.Numbered, info Info, opt ViewOptions) (tree.Numbered, error)
+}
+
+// ViewOptions say how a view is to look.
+type ViewOptions struct {
+	Secrets bool // show what is masked otherwise
 }
 
 // Opener makes a System of parsed options. getenv is os.Getenv, or a test's. A

@@ -22,10 +22,11 @@ import (
 type Node struct {
 	attr   tree.Attr
 	xattrs []tree.Xattr
-	data   io.ReaderAt // of a file; nil: left out
-	cuts   []int64     // where its records end, ascending; the last is its size
-	page   int64       // its records are this long; 0: cuts says
-	kids   []*Node     // sorted by name once sealed
+	lazy   func(ctx context.Context) ([]tree.Xattr, error) // xattrs; may be nil
+	data   io.ReaderAt                                     // of a file; nil: left out
+	cuts   []int64                                         // where its records end, ascending; the last is its size
+	page   int64                                           // its records are this long; 0: cuts says
+	kids   []*Node                                         // sorted by name once sealed
 
 	root   *Node
 	parent *Node
@@ -78,6 +79,10 @@ func (n *Node) SetXattrs(xs ...tree.Xattr) {
 	n.xattrs = xs
 }
 
+// SetXattrsFunc has f asked for the extended attributes each time that they are wanted:
+// sorted by name, always the same, from any goroutine.
+func (n *Node) SetXattrsFunc(f func(ctx context.Context) ([]tree.Xattr, error)) { n.lazy = f }
+
 // Add adds a child to a directory. Names that are taken are told by Seal.
 func (n *Node) Add(c *Node) { n.kids = append(n.kids, c) }
 
@@ -129,7 +134,12 @@ func (n *Node) seal(root *Node) error {
 func (n *Node) Attr() *tree.Attr { return &n.attr }
 
 // Xattrs implements tree.Node.
-func (n *Node) Xattrs(context.Context) ([]tree.Xattr, error) { return n.xattrs, nil }
+func (n *Node) Xattrs(ctx context.Context) ([]tree.Xattr, error) {
+	if n.lazy != nil {
+		return n.lazy(ctx)
+	}
+	return n.xattrs, nil
+}
 
 // Number implements tree.Numbered.
 func (n *Node) Number() uint64 { return n.number }

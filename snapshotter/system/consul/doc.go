@@ -1,0 +1,2 @@
+// Package consul captures Consul.
+package consul
