@@ -35,6 +35,7 @@ func TestSystems(t *testing.T) {
 			}
 		}
 		env.Setenv("PGBIN", pgBin())
+		env.Setenv("CONSUL", consulBin())
 		env.Setenv("PATH", env.Getenv("PATH")+":"+pgBin())
 		if err := setup(env); err != nil {
 			return err
@@ -51,6 +52,8 @@ func TestSystems(t *testing.T) {
 			_, err := exec.LookPath("etcd")
 			_, cerr := exec.LookPath("etcdctl")
 			have = err == nil && cerr == nil
+		case "consul":
+			have = consulBin() != ""
 		default:
 			return condition(cond)
 		}
@@ -60,6 +63,8 @@ func TestSystems(t *testing.T) {
 		return have, nil
 	}
 	p.Cmds["pgstart"], p.Cmds["pgstop"], p.Cmds["etcdstart"], p.Cmds["freeport"] = pgStart, pgStop, etcdStart, freePort
+	p.Cmds["consulstart"], p.Cmds["consulkill"], p.Cmds["consulload"] = consulStart, consulKill, consulLoad
+	p.Cmds["consulset"], p.Cmds["consulkeys"], p.Cmds["consulwriter"] = consulSet, consulKeys, consulWriter
 	testscript.Run(t, p)
 }
 

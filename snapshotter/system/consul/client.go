@@ -330,8 +330,7 @@ func statusError(code int, text []byte) error {
 	kind := error(nil)
 	switch {
 	case code == http.StatusForbidden || code == http.StatusUnauthorized:
-		kind = fs.ErrPermission
-		s += "; the token needs acl = \"write\""
+		kind = fmt.Errorf("the token needs acl = \"write\": %w", fs.ErrPermission)
 	case code == http.StatusNotFound:
 		kind = fs.ErrNotExist
 	case strings.Contains(s, "No cluster leader"):
