@@ -13,6 +13,8 @@ lack() {
 }
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || lack PostgreSQL postgresql
 command -v etcd >/dev/null && command -v etcdctl >/dev/null || lack etcd "etcd-server etcd-client"
+unset CUTBANK_CONSUL CUTBANK_CONSUL_NEXT
+. test/systems/consul.sh
 # The tests must not talk to servers that the caller means.
 for v in $(compgen -e | grep -E '^(PG|ETCDCTL_|ETCD_)' || true); do unset "$v"; done
 
@@ -21,3 +23,8 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 "$go" test -count 1 -timeout 15m -v -run '^TestSystems$' ./cmd/cutbank >"$log" 2>&1 || { cat "$log"; exit 1; }
 grep -aE '^ *--- |LEFT OUT|^ok' "$log"
+if [[ -n ${CUTBANK_CONSUL_NEXT:-} ]]; then
+	export CUTBANK_CONSUL=$CUTBANK_CONSUL_NEXT
+	"$go" test -count 1 -timeout 15m -v -run '^TestSystems$/^consul' ./cmd/cutbank >"$log" 2>&1 || { cat "$log"; exit 1; }
+	grep -aE '^ *--- |LEFT OUT|^ok' "$log"
+fi

@@ -222,7 +222,7 @@ func readSmall(name string) ([]byte, error) {
 
 // Errors of an agent.
 var (
-	errNoLeader = errors.New("the cluster has no leader")
+	errNoLeader = fmt.Errorf("the cluster has no leader: %w", system.ErrRefused)
 	errBroken   = errors.New("the connection broke")
 )
 
@@ -337,8 +337,14 @@ func statusError(code int, text []byte) error {
 		kind = errNoLeader
 	case strings.Contains(s, "No path to datacenter"):
 		kind = system.ErrRefused
-	case strings.Contains(s, "leadership lost"), strings.Contains(s, "rpc error"), strings.Contains(s, "EOF"), code == http.StatusBadGateway, code == http.StatusServiceUnavailable:
+	case code == http.StatusBadGateway || code == http.StatusServiceUnavailable || code == http.StatusGatewayTimeout:
 		kind = errBroken
+	}
+	// What an agent says of a leader that has just gone away.
+	for _, gone := range []string{"leadership lost", "rpc error", "EOF", "dial tcp", "connection re", "i/o timeout", "not the leader"} {
+		if kind == nil && strings.Contains(s, gone) {
+			kind = errBroken
+		}
 	}
 	err := fmt.Errorf("status %d: %q", code, s)
 	if kind != nil {

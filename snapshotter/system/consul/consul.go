@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,8 +14,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
-
-	"bytes"
 
 	"github.com/cutbankfs/cutbank/repo/tree"
 	"github.com/cutbankfs/cutbank/snapshotter/system"
@@ -45,7 +44,7 @@ says that one server may answer for itself.
 	Restores:  "a full snapshot into a cluster that is empty, or with --force; keys below a path kv/... into any",
 	Selective: true,
 	Flags: func(f *flag.FlagSet) system.Opener {
-		s := &System{}
+		s := &System{pauses: pauses}
 		s.opt.flags(f)
 		return func(getenv func(string) string) (system.System, error) {
 			if s.opt.token != "" {
@@ -78,11 +77,13 @@ type System struct {
 	opt  options
 	c    *client
 	told bool // the token stands on the command line
+
+	pauses []time.Duration
 }
 
 // pauses are how long is waited before a snapshot is asked for again: a leader that
 // went away is followed by another within seconds.
-var pauses = []time.Duration{time.Second, 2 * time.Second, 5 * time.Second}
+var pauses = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second}
 
 // taken is an archive that has been taken from a cluster, in files of scratch space.
 type taken struct {
@@ -114,14 +115,11 @@ func (s *System) take(ctx context.Context, dir string, logf func(string, ...any)
 			return t, nil
 		}
 		again := errors.Is(err, errNoLeader) || errors.Is(err, errBroken) || errors.Is(err, system.ErrIncomplete)
-		if !again || i == len(pauses) || ctx.Err() != nil {
-			if errors.Is(err, errNoLeader) {
-				err = fmt.Errorf("%w: -stale takes what one server has, which may not be the newest: %w", err, system.ErrRefused)
-			}
+		if !again || i == len(s.pauses) || ctx.Err() != nil {
 			return nil, err
 		}
-		logf("asking again in %v: %v", pauses[i], err)
-		timer := time.NewTimer(pauses[i])
+		logf("asking again in %v: %v", s.pauses[i], err)
+		timer := time.NewTimer(s.pauses[i])
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -131,7 +129,7 @@ func (s *System) take(ctx context.Context, dir string, logf func(string, ...any)
 	}
 }
 
-func (s *System) takeOnce(ctx context.Context, dir string) (t *taken, err error) {
+func (s *System) takeOnce(ctx context.Context, dir string) (*taken, error) {
 	query := url.Values{}
 	if s.opt.stale {
 		query.Set("stale", "")
@@ -141,16 +139,14 @@ func (s *System) takeOnce(ctx context.Context, dir string) (t *taken, err error)
 		return nil, err
 	}
 	defer a.Body.Close()
-	t = &taken{stale: s.opt.stale}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, t.close())
-		}
-	}()
+	t := &taken{stale: s.opt.stale}
 	if err := t.freshness(a.Header, s.opt.maxStale); err != nil {
 		return nil, err
 	}
-	return t, t.fill(a.body, dir)
+	if err := t.fill(a.body, dir); err != nil {
+		return nil, errors.Join(err, t.close())
+	}
+	return t, nil
 }
 
 // freshness reads from the headers how old the answer can be.
@@ -161,7 +157,7 @@ func (t *taken) freshness(h http.Header, limit time.Duration) error {
 		ms = int64(1 << 62 / time.Millisecond) // never since it runs
 	}
 	t.contact = time.Duration(ms) * time.Millisecond
-	if !t.stale || t.leader && t.contact <= limit || t.contact <= limit {
+	if !t.stale || t.contact <= limit {
 		return nil
 	}
 	since := "for " + t.contact.String()
@@ -234,6 +230,9 @@ func (s *System) Capture(ctx context.Context, opt system.CaptureOptions) (system
 		opt.Warnf("others on this machine can see what -token says: use CONSUL_HTTP_TOKEN or -token-file")
 	}
 	t, err := s.take(ctx, opt.Scratch, opt.Logf)
+	if errors.Is(err, errNoLeader) {
+		err = fmt.Errorf("%w; -stale takes what one server has, which may not be the newest", err)
+	}
 	if err != nil {
 		return nil, err
 	}

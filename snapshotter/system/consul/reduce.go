@@ -16,6 +16,13 @@ import (
 	"github.com/cutbankfs/cutbank/snapshotter/system"
 )
 
+// The header of records.bin has a field more than that of a state: the version of what
+// is said here.
+const (
+	reducedField   = "Reduced"
+	reducedVersion = 1
+)
+
 // part adds the files of a snapshot that is light or dataless: records.bin, which is a
 // state whose records have extension 67 of MessagePack where something was left out.
 // It has another name so that nobody takes it for what Consul reads.
@@ -35,7 +42,11 @@ func (c *capture) part(opt system.CaptureOptions, mtime tree.Time) error {
 	if err != nil {
 		return err
 	}
-	if _, err := out.Write(in.head); err != nil {
+	head, err := appendValue(nil, map[string]any{"LastIndex": in.lastIndex(), reducedField: uint64(reducedVersion)})
+	if err != nil {
+		return err
+	}
+	if _, err := out.Write(head); err != nil {
 		return err
 	}
 	if err := reduceAll(in, out, reduce); err != nil {

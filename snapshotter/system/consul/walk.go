@@ -37,7 +37,7 @@ type walker struct {
 	r    *msgp.Reader
 	buf  bounded
 	rec  record
-	head []byte // what stands before the first record
+	head map[string]any // what stands before the first record
 }
 
 // newWalker reads the header of a state.
@@ -48,17 +48,15 @@ func newWalker(r io.Reader) (*walker, error) {
 	if err := w.value(); err != nil {
 		return nil, fmt.Errorf("the header of the state: %w", err)
 	}
-	w.head = bytes.Clone(w.buf.b.Bytes())
+	w.head, _ = decode(w.buf.b.Bytes()).(map[string]any)
+	if v, ok := w.head[reducedField]; ok && number(v) != reducedVersion {
+		return nil, fmt.Errorf("the records are of version %d, which a newer cutbank wrote", number(v))
+	}
 	return w, nil
 }
 
 // lastIndex is the index of Raft's log that the header tells.
-func (w *walker) lastIndex() uint64 {
-	if m, ok := decode(w.head).(map[string]any); ok {
-		return number(m["LastIndex"])
-	}
-	return 0
-}
+func (w *walker) lastIndex() uint64 { return number(w.head["LastIndex"]) }
 
 func (w *walker) pos() int64 { return w.in.n - int64(w.r.Buffered()) }
 
