@@ -138,7 +138,7 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
 	root.AddCommand(
 		a.initCommand(), a.snapshotCommand(), a.snapshotsCommand(), a.mountCommand(), a.umountCommand(),
 		a.restoreCommand(), a.verifyCommand(), a.repairCommand(), a.copyCommand(), a.lsCommand(), a.catCommand(), a.findCommand(), a.diffCommand(),
-		a.systemsCommand(), a.statsCommand(), a.forgetCommand(), a.pruneCommand(), a.unlockCommand(), a.lockCommand(), a.tagCommand(), a.pinCommand(), a.unpinCommand(), a.expireCommand(), a.inspectCommand(), a.catObjectCommand(), a.keyCommand(), a.writerCommand(), a.appendOnlyCommand(), a.cacheCommand(),
+		a.systemsCommand(), a.importCommand(), a.statsCommand(), a.forgetCommand(), a.pruneCommand(), a.unlockCommand(), a.lockCommand(), a.tagCommand(), a.pinCommand(), a.unpinCommand(), a.expireCommand(), a.inspectCommand(), a.catObjectCommand(), a.keyCommand(), a.writerCommand(), a.appendOnlyCommand(), a.cacheCommand(),
 		a.benchCommand(), a.versionCommand(),
 	)
 	return root

@@ -40,6 +40,7 @@ type kept struct {
 	filter *filter                                     // nil: all is taken
 	scan   func(ctx context.Context) *atomic.Uint64    // counts ahead; may be nil
 	finish func(context.Context, *repo.Snapshot) error // of snapshotter.Options
+	made   func() time.Time                            // nil: now
 }
 
 func (a *app) snapshotCommand() *cobra.Command {
@@ -172,6 +173,9 @@ func (a *app) keep(ctx context.Context, s *snapshotFlags, r *repo.Repo, src kept
 		opt.Filter = src.filter.take
 	}
 	opt.Problem = func(path string, err error) { a.warnf("%s: %v", quote("/"+path), err) }
+	if src.made != nil {
+		opt.Now = src.made
+	}
 	start := now()
 	sctx, stopScan := context.WithCancel(ctx)
 	total := &atomic.Uint64{}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -73,11 +74,13 @@ func (a *app) snapshotSystem(ctx context.Context, c *cobra.Command, s *snapshotF
 	if err != nil {
 		return fmt.Errorf("nothing was stored: %w", err)
 	}
-	return a.keepCapture(ctx, s, r, capture)
+	_, err = a.keepCapture(ctx, s, r, capture, nil)
+	return err
 }
 
-// keepCapture stores what was captured, and releases it in any case.
-func (a *app) keepCapture(ctx context.Context, s *snapshotFlags, r *repo.Repo, capture system.Capture) error {
+// keepCapture stores what was captured, and releases it in any case. made says when it
+// was made; nil: now.
+func (a *app) keepCapture(ctx context.Context, s *snapshotFlags, r *repo.Repo, capture system.Capture, made func() time.Time) (*repo.Snapshot, error) {
 	own := &filter{}
 	own.forget(a.repoPath)
 	if dir, err := a.stateDir(); err == nil {
@@ -95,14 +98,14 @@ func (a *app) keepCapture(ctx context.Context, s *snapshotFlags, r *repo.Repo, c
 		rec.System, err = json.Marshal(info)
 		return err
 	}
-	rec, err := a.keep(ctx, s, r, kept{root: capture.Root(), paths: []string{"/"}, filter: own, finish: finish})
+	rec, err := a.keep(ctx, s, r, kept{root: capture.Root(), paths: []string{"/"}, filter: own, finish: finish, made: made})
 	if cerr := capture.Close(context.WithoutCancel(ctx), rec != nil); cerr != nil {
 		a.errorf("%v", cerr)
 		if err == nil {
 			err = &wrapped{"the snapshot is kept, but the system was not left as it should be", cerr}
 		}
 	}
-	return err
+	return rec, err
 }
 
 // systemDirs returns scratch space, which done removes, and the directory of what

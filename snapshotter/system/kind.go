@@ -3,6 +3,7 @@ package system
 import (
 	"context"
 	"flag"
+	"time"
 
 	"github.com/cutbankfs/cutbank/repo/tree"
 )
@@ -25,6 +26,10 @@ type Kind struct {
 
 	// Env are the environment variables that count where no option does.
 	Env []Variable
+
+	// Import reads a file that the system's own tools have written, as Capture does
+	// the system, and says when that was. nil: there are no such files.
+	Import func(ctx context.Context, file string, opt CaptureOptions) (Capture, time.Time, error)
 
 	// View makes of a stored snapshot's root what people see of it: a pure
 	// function of what is stored. nil: they see what is stored.

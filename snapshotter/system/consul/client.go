@@ -223,7 +223,7 @@ func readSmall(name string) ([]byte, error) {
 // Errors of an agent.
 var (
 	errNoLeader = fmt.Errorf("the cluster has no leader: %w", system.ErrRefused)
-	errBroken   = errors.New("the connection broke")
+	errBroken   = errors.New("no whole answer came")
 )
 
 // answer is what an agent gives. Its Body must be closed.
@@ -337,14 +337,8 @@ func statusError(code int, text []byte) error {
 		kind = errNoLeader
 	case strings.Contains(s, "No path to datacenter"):
 		kind = system.ErrRefused
-	case code == http.StatusBadGateway || code == http.StatusServiceUnavailable || code == http.StatusGatewayTimeout:
-		kind = errBroken
-	}
-	// What an agent says of a leader that has just gone away.
-	for _, gone := range []string{"leadership lost", "rpc error", "EOF", "dial tcp", "connection re", "i/o timeout", "not the leader"} {
-		if kind == nil && strings.Contains(s, gone) {
-			kind = errBroken
-		}
+	case code >= 500:
+		kind = errBroken // agents have many words for a leader that has just gone away
 	}
 	err := fmt.Errorf("status %d: %q", code, s)
 	if kind != nil {

@@ -27,9 +27,11 @@ const (
 	recordsFile = "records.bin"
 )
 
+const kindID = "consul"
+
 // Kind is the kind "consul".
 var Kind = system.Kind{
-	Name:  "consul",
+	Name:  kindID,
 	Short: "a datacenter of Consul, through its HTTP API",
 	Help: `The state of one datacenter, as "consul snapshot save" has it: keys, catalog,
 sessions, ACLs with their secrets, prepared queries, config entries, the certificate
@@ -55,8 +57,9 @@ says that one server may answer for itself.
 			return s, err
 		}
 	},
-	Env:  environment(),
-	View: View,
+	Env:    environment(),
+	View:   View,
+	Import: Import,
 }
 
 func environment() []system.Variable {
@@ -300,7 +303,7 @@ func newCapture(t *taken, version string, opt system.CaptureOptions) (_ *capture
 
 // info says what the record of the snapshot tells.
 func (t *taken) info(sum *summary, version string) system.Info {
-	i := system.Info{Kind: Kind.Name, Version: sum.version(), Cluster: sum.identity(), Facts: sum.counts()}
+	i := system.Info{Kind: kindID, Version: sum.version(), Cluster: sum.identity(), Facts: sum.counts()}
 	if i.Version == "" {
 		i.Version = version
 	}
@@ -333,6 +336,33 @@ func (c *capture) whole(sum *summary, mtime tree.Time, warnf func(string, ...any
 		c.root.Add(system.NewFile(archiveFile, mtime, t.raw, t.again.Size, nil))
 	}
 	return nil
+}
+
+// Import makes a capture of an archive that "consul snapshot save" has written, and says
+// when that was.
+func Import(_ context.Context, file string, opt system.CaptureOptions) (system.Capture, time.Time, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	t := &taken{leader: true}
+	if err := t.fill(f, opt.Scratch); err != nil {
+		return nil, time.Time{}, errors.Join(err, t.close())
+	}
+	made, ok := t.meta.time()
+	if !ok {
+		made = st.ModTime()
+	}
+	c, err := newCapture(t, "", opt)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	return c, made, nil
 }
 
 // Root implements system.Capture.

@@ -48,7 +48,7 @@ func (s *System) restoreAll(ctx context.Context, n tree.Node, info system.Info, 
 	if err != nil {
 		return res, err
 	}
-	now := system.Info{Kind: Kind.Name, Version: have.version(), Cluster: have.identity()}
+	now := system.Info{Kind: kindID, Version: have.version(), Cluster: have.identity()}
 	if now.Version == "" {
 		now.Version = s.agentVersion(ctx)
 	}

@@ -64,13 +64,12 @@ type view struct {
 
 // item is a key's record and where its value is.
 type item struct {
-	key       string
-	off       int64
-	len       int64
-	value     int64 // where it begins in the state
-	size      int64
-	absent    bool
-	partition string
+	key    string
+	off    int64
+	len    int64
+	value  int64 // where it begins in the state
+	size   int64
+	absent bool
 }
 
 // records adds all records. Keys come last, since a key's name depends on whether
@@ -234,7 +233,7 @@ func (v *view) other(rec *record, val any, taken map[string]int) {
 	}
 	dir, name := path.Split(p + suffix)
 	t := &recordText{v: v, kind: rec.kind, off: rec.off, size: rec.len(), raw: val == nil}
-	n := system.NewFile(name, tree.Time{}, t, 0, nil)
+	var n *system.Node
 	switch {
 	case val == nil:
 		size, out := isLeftOut(decode(rec.body))
