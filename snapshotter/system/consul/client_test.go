@@ -16,7 +16,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -89,6 +91,7 @@ type agent struct {
 	t       *testing.T
 	archive []byte
 	fail    []func(http.ResponseWriter) // one for each time that it is asked
+	mu      sync.Mutex
 	asked   []*http.Request
 }
 
@@ -97,17 +100,27 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
+	a.mu.Lock()
+	n := len(a.asked)
 	a.asked = append(a.asked, r)
+	a.mu.Unlock()
 	w.Header().Set("X-Consul-Knownleader", "true")
 	w.Header().Set("X-Consul-Lastcontact", "0")
-	if n := len(a.asked) - 1; n < len(a.fail) && a.fail[n] != nil {
+	if n < len(a.fail) && a.fail[n] != nil {
 		a.fail[n](w)
 		return
 	}
 	w.Write(a.archive)
 }
 
-// real is an archive with one key.
+// requests are all that were made.
+func (a *agent) requests() []*http.Request {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.asked)
+}
+
+// realArchive is an archive with one key.
 func realArchive(t testing.TB) []byte {
 	p := state(t, kv("a", "1"), entry{kindRegister, map[string]any{"Node": "n", "Datacenter": "dc1", "Service": map[string]any{"Service": "consul", "Meta": map[string]any{"version": "1.2.3"}}}})
 	m := fmt.Sprintf(`{"Version":1,"ID":"2-340-1795244068292","Index":340,"Term":2,"Size":%d}`+"\n", len(p))
@@ -183,7 +196,8 @@ func TestConnections(t *testing.T) {
 			}
 		})
 	}
-	r := a.asked[len(a.asked)-1]
+	all := a.requests()
+	r := all[len(all)-1]
 	if u, p, _ := r.BasicAuth(); u != "u" || p != "p" || r.Header.Get("X-Consul-Token") != "t" || r.URL.RawQuery != "dc=dc2&stale=" {
 		t.Errorf("asked %s with %v", r.URL, r.Header)
 	}
@@ -231,8 +245,8 @@ func TestAsksAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 			got, err := s.Capture(context.Background(), capturing(t))
-			if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) || len(a.asked) != c.asked {
-				t.Errorf("asked %d times: %v, want %d: %v", len(a.asked), err, c.asked, c.want)
+			if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) || len(a.requests()) != c.asked {
+				t.Errorf("asked %d times: %v, want %d: %v", len(a.requests()), err, c.asked, c.want)
 			}
 			if err == nil {
 				f, err := got.Root().Lookup(context.Background(), stateFile)

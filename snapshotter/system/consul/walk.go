@@ -156,7 +156,8 @@ func decode(p []byte) any {
 // no whole value, or one that is nested too deeply.
 func skip(p []byte) (rest []byte, ok bool) {
 	r := bytes.NewReader(p)
-	m := msgp.NewReaderBuf(r, make([]byte, 0, 512))
+	// Not as a Seeker, which can be moved behind its end.
+	m := msgp.NewReaderBuf(struct{ io.Reader }{r}, make([]byte, 0, 512))
 	m.SetMaxRecursionDepth(maxDepth)
 	if m.Skip() != nil {
 		return nil, false
