@@ -15,12 +15,13 @@ import (
 	"github.com/cutbankfs/cutbank/snapshotter/system/command"
 	"github.com/cutbankfs/cutbank/snapshotter/system/consul"
 	"github.com/cutbankfs/cutbank/snapshotter/system/etcd"
+	"github.com/cutbankfs/cutbank/snapshotter/system/featurebase"
 	"github.com/cutbankfs/cutbank/snapshotter/system/postgresql"
 )
 
 // kinds are the systems that there are, by name.
 var kinds = []*system.Kind{
-	&command.Kind, &consul.Kind, &etcd.Kind, &postgresql.Kind,
+	&command.Kind, &consul.Kind, &etcd.Kind, &featurebase.Kind, &postgresql.Kind,
 }
 
 // findKind returns the kind of that name; nil if there is none.

@@ -1,0 +1,499 @@
+package featurebase
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/cutbankfs/cutbank/repo/tree"
+	"github.com/cutbankfs/cutbank/snapshotter/system"
+)
+
+// filled is one restore that goes on.
+type filled struct {
+	*client
+	opt     system.RestoreOptions
+	workers int
+	cluster *cluster
+	primary string
+	schema  *schema
+	only    string // the one index to restore; empty: all
+	files   []*item
+
+	mu     sync.Mutex
+	failed []string // what did not come over, and why
+}
+
+// item is a file to restore.
+type item struct {
+	file
+	n   tree.Node
+	sum [sha256.Size]byte // of a shard or dataframe: of its bytes; of keys: of what is in them
+}
+
+// Restore implements system.System.
+func (s *System) Restore(ctx context.Context, n tree.Node, info system.Info, opt system.RestoreOptions) (system.Result, error) {
+	var res system.Result
+	s.started(opt.Now, opt.Logf)
+	if s.client == nil {
+		return res, fmt.Errorf("--dir is for snapshots: `cutbank restore %s DIRECTORY` makes what featurebase restore takes: %w", opt.Name, system.ErrRefused)
+	}
+	if s.opt.tokenOnLine {
+		opt.Warnf("others on this machine see the token of --auth-token: PILOSA_AUTH_TOKEN hides it")
+	}
+	r := &filled{client: s.client, opt: opt, workers: s.opt.concurrency}
+	var err error
+	if r.only, err = oneIndex(opt.Path, s.opt.index); err != nil {
+		return res, err
+	}
+	if r.cluster, err = r.client.cluster(ctx); err != nil {
+		return res, err
+	}
+	if err := info.Check(system.Info{Kind: Kind.Name, Version: r.cluster.version, Cluster: r.cluster.identity()}, opt); err != nil {
+		return res, err
+	}
+	if r.cluster.State != normal {
+		return res, fmt.Errorf("the cluster is %s, and takes data only when it is NORMAL; not up are %s: %w", r.cluster.State, r.cluster.down(), system.ErrRefused)
+	}
+	if r.primary, err = r.cluster.primary(); err != nil {
+		return res, err
+	}
+	if err := r.plan(ctx, n, info); err != nil {
+		return res, err
+	}
+	there, err := r.mayFill(ctx)
+	if err != nil {
+		return res, err
+	}
+	if err := r.readAll(ctx); err != nil {
+		return res, fmt.Errorf("nothing was changed: %w", err)
+	}
+	res.Items = uint64(len(r.files))
+	for _, f := range r.files {
+		res.Bytes += uint64(f.n.Attr().Size)
+	}
+	res.Notes = []string{"compare what `featurebase chksum --host` says of both clusters, if nothing was written to the old one since"}
+	if opt.Mode != system.Full {
+		res.Notes = append(res.Notes, fmt.Sprintf("a %s snapshot was restored: indexes whose data it does not have are empty", opt.Mode))
+	}
+	if opt.DryRun {
+		return res, nil
+	}
+	return res, r.fill(ctx, there)
+}
+
+// oneIndex returns which index a path, or an option, names.
+func oneIndex(path, option string) (string, error) {
+	if path == "" {
+		return option, nil
+	}
+	part := strings.Split(path, "/")
+	if part[0] != "indexes" || len(part) > 2 {
+		return "", fmt.Errorf("%s cannot be restored alone: an index can, such as indexes/NAME: %w", path, system.ErrRefused)
+	}
+	if len(part) == 1 {
+		return option, nil
+	}
+	if option != "" && option != part[1] {
+		return "", fmt.Errorf("--index %s, and the path names %s: %w", option, part[1], system.ErrRefused)
+	}
+	return part[1], nil
+}
+
+// plan reads what is to be restored: the schema, and which files there are.
+func (r *filled) plan(ctx context.Context, root tree.Node, info system.Info) error {
+	n, err := root.Lookup(ctx, "schema")
+	if err != nil {
+		return err
+	}
+	if n.Attr().Size > answerLimit {
+		return fmt.Errorf("a schema of %d bytes: %w", n.Attr().Size, system.ErrRefused)
+	}
+	text, err := io.ReadAll(&stored{ctx: ctx, n: n})
+	if err != nil {
+		return fmt.Errorf("the schema: %w", err)
+	}
+	if r.schema, err = parseSchema(text); err != nil {
+		return err
+	}
+	if r.only != "" {
+		if r.schema, err = r.schema.only(r.only); err != nil {
+			return err
+		}
+	}
+	for _, i := range r.schema.indexes {
+		if r.cluster.width != 0 && i.Width != 0 && i.Width != r.cluster.width {
+			return fmt.Errorf("index %s has shards of %d columns, and this cluster was built for %d: %w", i.Name, i.Width, r.cluster.width, system.ErrRefused)
+		}
+		for _, f := range i.Fields {
+			if other := f.Options.Foreign; r.only != "" && other != "" && other != r.only {
+				r.opt.Warnf("field %s of index %s has keys of index %s, which must be there, as it was then", f.Name, i.Name, other)
+			}
+		}
+	}
+	if r.opt.Mode == system.Dataless {
+		return nil
+	}
+	if err := r.list(ctx, root, ""); err != nil {
+		return err
+	}
+	slices.SortFunc(r.files, func(a, b *item) int { return strings.Compare(a.path(), b.path()) })
+	if r.opt.Mode == system.Full {
+		return r.whole(info)
+	}
+	return nil
+}
+
+// list finds the files of the layout below a directory.
+func (r *filled) list(ctx context.Context, dir tree.Node, path string) error {
+	for n, err := range dir.Entries(ctx, 0) {
+		if err != nil {
+			return err
+		}
+		p := strings.TrimPrefix(path+"/"+n.Attr().Name, "/")
+		if n.Attr().Kind == tree.Dir {
+			if err := r.list(ctx, n, p); err != nil {
+				return err
+			}
+			continue
+		}
+		f, ok := parseFile(p)
+		switch {
+		case p == "schema":
+		case !ok:
+			r.opt.Warnf("%s is no part of a backup, and left out", p)
+		case f.kind == allocFile && r.only != "":
+			// IDs are given for all indexes at once.
+		case f.kind != allocFile && r.schema.index(f.index) == nil:
+			if r.only == "" {
+				return fmt.Errorf("%s is of an index that the schema does not have: %w", p, system.ErrIncomplete)
+			}
+		default:
+			r.files = append(r.files, &item{file: f, n: n})
+		}
+	}
+	return nil
+}
+
+// whole fails if a full snapshot has not what it says that it has.
+func (r *filled) whole(info system.Info) error {
+	parts, shards := map[file]part{}, 0
+	for _, f := range r.files {
+		parts[f.file] = part{}
+		if f.kind == shardFile {
+			shards++
+		}
+	}
+	if want := info.Facts["shards"]; want != "" && r.only == "" && want != strconv.Itoa(shards) {
+		return fmt.Errorf("the snapshot has %d shards, and had %s: %w", shards, want, system.ErrIncomplete)
+	}
+	return missingKeys(r.schema, parts)
+}
+
+// mayFill returns which of the indexes are there and are to be replaced.
+func (r *filled) mayFill(ctx context.Context) ([]string, error) {
+	p, err := r.get(ctx, r.primary, "/schema")
+	if err != nil {
+		return nil, err
+	}
+	now, err := parseSchema(p)
+	if err != nil {
+		return nil, err
+	}
+	var there, others []string
+	for _, i := range now.indexes {
+		if r.schema.index(i.Name) != nil {
+			there = append(there, i.Name)
+		} else {
+			others = append(others, i.Name)
+		}
+	}
+	switch {
+	case len(there) > 0 && !r.opt.Force:
+		return nil, fmt.Errorf("the cluster has %s already (%s): --force deletes and restores what the snapshot has of them: %w", plural(len(there), "index"), strings.Join(there, ", "), system.ErrRefused)
+	case len(others) > 0 && r.only == "" && !r.opt.Force:
+		return nil, fmt.Errorf("the cluster has indexes of its own (%s), whose allocation of IDs would be replaced: restore index by index (%s:indexes/NAME), or --force: %w", strings.Join(others, ", "), r.opt.Name, system.ErrRefused)
+	}
+	for _, name := range there {
+		r.opt.Stepf("delete index %s, which is there", name)
+	}
+	return there, nil
+}
+
+// readAll reads everything once, before anything is changed: what is damaged is to be
+// known before an index is deleted for it.
+func (r *filled) readAll(ctx context.Context) error {
+	return each(ctx, r.workers, r.files, func(ctx context.Context, _ int, f *item) error {
+		at, size := storedAt{ctx, f.n}, f.n.Attr().Size
+		var err error
+		switch f.kind {
+		case shardFile:
+			if err = checkShard(at, size); err == nil {
+				f.sum, err = digest(&stored{ctx: ctx, n: f.n})
+			}
+		case dataframeFile:
+			f.sum, err = digest(&stored{ctx: ctx, n: f.n})
+		default:
+			f.sum, _, err = checkBolt(at, size)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.path(), err)
+		}
+		return nil
+	})
+}
+
+func digest(r io.Reader) (sum [sha256.Size]byte, err error) {
+	h := sha256.New()
+	_, err = io.CopyBuffer(h, r, make([]byte, 1<<20))
+	return [sha256.Size]byte(h.Sum(nil)), err
+}
+
+// fill changes the cluster.
+func (r *filled) fill(ctx context.Context, there []string) error {
+	for _, name := range there {
+		if err := r.send(ctx, http.MethodDelete, r.primary, "/index/"+url.PathEscape(name), 0, bytesBody(nil)); err != nil {
+			return err
+		}
+	}
+	text, err := r.schema.text()
+	if err != nil {
+		return err
+	}
+	if err := r.gone(ctx, there); err != nil {
+		return err
+	}
+	r.opt.Stepf("schema: %s", plural(len(r.schema.indexes), "index"))
+	if len(r.schema.indexes) > 0 {
+		if err := r.send(ctx, http.MethodPost, r.primary, "/schema", int64(len(text)), bytesBody(text)); err != nil {
+			return fmt.Errorf("schema: %w", err)
+		}
+	}
+	if err := r.everywhere(ctx); err != nil {
+		return err
+	}
+	for _, kinds := range [][]fileKind{{allocFile}, {shardFile}, {dataframeFile}, {partitionFile, fieldFile}} {
+		if err := r.phase(ctx, kinds); err != nil {
+			return err
+		}
+	}
+	if len(r.failed) > 0 {
+		slices.Sort(r.failed)
+		return fmt.Errorf("%d of %d files did not come over whole, so the cluster has a part of the snapshot; --force begins anew; the first: %s: %w",
+			len(r.failed), len(r.files), strings.Join(r.failed[:min(3, len(r.failed))], "; "), system.ErrIncomplete)
+	}
+	return r.shardsListed(ctx)
+}
+
+// phase restores the files of some kinds, to all nodes that own them. What fails is
+// remembered, and the others go on.
+func (r *filled) phase(ctx context.Context, kinds []fileKind) error {
+	var list []*item
+	size := int64(0)
+	for _, f := range r.files {
+		if slices.Contains(kinds, f.kind) {
+			list = append(list, f)
+			size += f.n.Attr().Size
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	what := map[fileKind]string{allocFile: "allocation of IDs", shardFile: "shards", dataframeFile: "dataframes", partitionFile: "keys"}[kinds[0]]
+	r.opt.Stepf("%s: %s, %d bytes", what, plural(len(list), "file"), size)
+	return each(ctx, r.workers, list, func(ctx context.Context, _ int, f *item) error {
+		err := r.place(ctx, f)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if errors.Is(err, errStored) {
+			return fmt.Errorf("%s: %w", f.path(), err)
+		}
+		if err != nil {
+			r.mu.Lock()
+			r.failed = append(r.failed, f.path()+": "+err.Error())
+			r.mu.Unlock()
+		}
+		return nil
+	})
+}
+
+// place sends a file to all nodes that own it, and reads it back from each.
+func (r *filled) place(ctx context.Context, f *item) error {
+	nodes := r.cluster.Nodes
+	var to, back string
+	var err error
+	index, number := url.PathEscape(f.index), strconv.FormatUint(f.file.n, 10)
+	switch f.kind {
+	case shardFile:
+		nodes, err = r.owners(ctx, shardNodes(f.index, f.file.n))
+		to, back = "/internal/restore/"+index+"/"+number, "/internal/index/"+index+"/shard/"+number+"/snapshot"
+	case dataframeFile:
+		nodes, err = r.owners(ctx, shardNodes(f.index, f.file.n))
+		to, back = "/internal/dataframe/restore/"+index+"/"+number, fmt.Sprintf("/index/%s/dataframe/%04d", index, f.file.n)
+	case partitionFile:
+		nodes, err = r.owners(ctx, partitionNodes(int(f.file.n)))
+		to, back = "/internal/translate/index/"+index+"/"+number, "/internal/translate/data?index="+url.QueryEscape(f.index)+"&partition="+number
+	case fieldFile:
+		to, back = "/internal/translate/field/"+index+"/"+url.PathEscape(f.field), "/internal/translate/data?index="+url.QueryEscape(f.index)+"&field="+url.QueryEscape(f.field)
+	case allocFile:
+		nodes = slices.DeleteFunc(slices.Clone(nodes), func(n *node) bool { return n.base() != r.primary })
+		to, back = "/internal/idalloc/restore", "/internal/idalloc/data"
+	}
+	if err != nil {
+		return err
+	}
+	for i, n := range nodes {
+		if err := r.send(ctx, http.MethodPost, n.base(), to, f.n.Attr().Size, func() io.Reader { return &stored{ctx: ctx, n: f.n} }); err != nil {
+			return err
+		}
+		// A partition's keys are given by the first of its nodes only: the others
+		// send us there.
+		if f.kind == partitionFile && i > 0 {
+			continue
+		}
+		if err := r.same(ctx, f, n.base(), back); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// same reads a file back from a node that was sent it.
+func (r *filled) same(ctx context.Context, f *item, base, path string) error {
+	return r.try(ctx, func() error {
+		resp, err := r.request(ctx, http.MethodGet, base, path, nil, 0)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		var sum [sha256.Size]byte
+		if f.kind == shardFile || f.kind == dataframeFile {
+			sum, err = digest(resp.Body)
+		} else {
+			sum, err = r.boltDigest(resp.Body, f.n.Attr().Size)
+		}
+		if err != nil {
+			return err
+		}
+		if sum != f.sum {
+			return fmt.Errorf("%s has other contents after it was restored: is something writing to the cluster?: %w", base, system.ErrIncomplete)
+		}
+		return nil
+	})
+}
+
+// everywhere waits until all nodes know all indexes and fields: a node that does not
+// would lose what it is sent of them.
+func (r *filled) everywhere(ctx context.Context) error {
+	return r.await(ctx, func(now *schema) string {
+		for _, i := range r.schema.indexes {
+			have := now.index(i.Name)
+			if have == nil {
+				return "index " + i.Name + " is not there"
+			}
+			for _, f := range i.Fields {
+				if have.field(f.Name) == nil {
+					return "field " + f.Name + " of index " + i.Name + " is not there"
+				}
+			}
+		}
+		return ""
+	})
+}
+
+// gone waits until no node knows what was deleted.
+func (r *filled) gone(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	return r.await(ctx, func(now *schema) string {
+		for _, name := range names {
+			if now.index(name) != nil {
+				return "index " + name + " is still there"
+			}
+		}
+		return ""
+	})
+}
+
+// await asks all nodes until none has a complaint, for the retry period at most.
+func (r *filled) await(ctx context.Context, complaint func(*schema) string) error {
+	for _, n := range r.cluster.Nodes {
+		err := r.try(ctx, func() error {
+			p, err := r.get(ctx, n.base(), "/schema")
+			if err != nil {
+				return err
+			}
+			now, err := parseSchema(p)
+			if err != nil {
+				return err
+			}
+			if text := complaint(now); text != "" {
+				return fmt.Errorf("%s: %s: %w", n.base(), text, system.ErrIncomplete)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shardsListed asks every node whether it knows of every shard: one that does not
+// leaves it out of what it answers.
+func (r *filled) shardsListed(ctx context.Context) error {
+	for _, i := range r.schema.indexes {
+		var want []uint64
+		for _, f := range r.files {
+			if f.kind == shardFile && f.index == i.Name && f.n.Attr().Size > emptyShard {
+				want = append(want, f.file.n)
+			}
+		}
+		for _, n := range r.cluster.Nodes {
+			err := r.try(ctx, func() error {
+				var got struct{ Shards []uint64 }
+				if err := r.getJSON(ctx, n.base(), "/internal/index/"+url.PathEscape(i.Name)+"/shards", &got); err != nil {
+					return err
+				}
+				for _, s := range want {
+					if !slices.Contains(got.Shards, s) {
+						return fmt.Errorf("%s does not know of shard %d of index %s: %w", n.base(), s, i.Name, system.ErrIncomplete)
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// boltDigest reads a BoltDB file that a node sends, through scratch space.
+func (r *filled) boltDigest(body io.Reader, size int64) (sum [sha256.Size]byte, err error) {
+	f, err := os.CreateTemp(r.opt.Scratch, "keys-")
+	if err != nil {
+		return sum, fmt.Errorf("%w: %w", errSpace, err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	// BoltDB makes its files larger when it opens them, by 16 MiB at a time at least.
+	n, err := io.Copy(f, io.LimitReader(body, 2*size+(64<<20)))
+	if err != nil {
+		return sum, err
+	}
+	sum, _, err = checkBolt(f, n)
+	return sum, err
+}
