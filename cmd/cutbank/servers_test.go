@@ -36,7 +36,7 @@ func TestSystems(t *testing.T) {
 		}
 		env.Setenv("PGBIN", pgBin())
 		env.Setenv("CONSUL", consulBin())
-		env.Setenv("PATH", env.Getenv("PATH")+":"+pgBin())
+		env.Setenv("PATH", env.Getenv("PATH")+":"+pgBin()+":"+filepath.Dir(fbBin()))
 		if err := setup(env); err != nil {
 			return err
 		}
@@ -54,6 +54,8 @@ func TestSystems(t *testing.T) {
 			have = err == nil && cerr == nil
 		case "consul":
 			have = consulBin() != ""
+		case "featurebase":
+			have = fbBin() != ""
 		default:
 			return condition(cond)
 		}
@@ -65,6 +67,9 @@ func TestSystems(t *testing.T) {
 	p.Cmds["pgstart"], p.Cmds["pgstop"], p.Cmds["etcdstart"], p.Cmds["freeport"] = pgStart, pgStop, etcdStart, freePort
 	p.Cmds["consulstart"], p.Cmds["consulkill"], p.Cmds["consulload"] = consulStart, consulKill, consulLoad
 	p.Cmds["consulset"], p.Cmds["consulkeys"], p.Cmds["consulwriter"] = consulSet, consulKeys, consulWriter
+	for name, cmd := range new(fbServers).cmds() {
+		p.Cmds[name] = cmd
+	}
 	testscript.Run(t, p)
 }
 

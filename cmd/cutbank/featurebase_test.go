@@ -1,0 +1,245 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// fbBin is where featurebase is; empty if there is none.
+func fbBin() string {
+	if p := os.Getenv("CUTBANK_TEST_FEATUREBASE"); p != "" {
+		return p
+	}
+	p, err := exec.LookPath("featurebase")
+	if err != nil {
+		return ""
+	}
+	return p
+}
+
+// fbServer is one node that a script has started.
+type fbServer struct {
+	args []string
+	dir  string
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+// fbServers are those of one script.
+type fbServers struct {
+	mu    sync.Mutex
+	nodes map[string]*fbServer
+	stop  chan struct{}
+	ended chan int
+}
+
+func (s *fbServers) cmds() map[string]func(*testscript.TestScript, bool, []string) {
+	return map[string]func(*testscript.TestScript, bool, []string){
+		"fbcluster": s.cluster, "fbkill": s.kill, "fbstart": s.start, "fbstate": s.state, "fbload": s.load, "fbcounts": s.counts, "fbwrite": s.write,
+	}
+}
+
+// cluster starts a cluster and goes on when it is ready: fbcluster NAME NODES REPLICAS
+// [OPTION...]. Its nodes are NAME1, NAME2, ..., which are variables with their
+// addresses, too.
+func (s *fbServers) cluster(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 3 {
+		ts.Fatalf("usage: fbcluster NAME NODES REPLICAS [OPTION...]")
+	}
+	count, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	scheme := "http"
+	if strings.Contains(strings.Join(args, " "), "--tls.certificate") {
+		scheme = "https"
+	}
+	var initial []string
+	for i := range count {
+		name := args[0] + strconv.Itoa(i+1)
+		freePort(ts, false, []string{name + "http", name + "grpc", name + "client", name + "peer"})
+		initial = append(initial, name+"=http://127.0.0.1:"+ts.Getenv(name+"peer"))
+	}
+	for i := range count {
+		name := args[0] + strconv.Itoa(i+1)
+		addr := "127.0.0.1:" + ts.Getenv(name+"http")
+		ts.Setenv(name, addr)
+		n := &fbServer{dir: ts.MkAbs(name), args: append([]string{"server", "-d", ts.MkAbs(name), "-b", scheme + "://" + addr, "--bind-grpc", "127.0.0.1:" + ts.Getenv(name+"grpc"), "--name", name,
+			"--etcd.listen-client-address", "http://127.0.0.1:" + ts.Getenv(name+"client"), "--etcd.listen-peer-address", "http://127.0.0.1:" + ts.Getenv(name+"peer"),
+			"--etcd.initial-cluster", strings.Join(initial, ","), "--cluster.name", args[0], "--cluster.replicas", args[2], "--verchk-address", ""}, args[3:]...)}
+		s.mu.Lock()
+		if s.nodes == nil {
+			s.nodes = map[string]*fbServer{}
+		}
+		s.nodes[name] = n
+		s.mu.Unlock()
+		s.start(ts, false, []string{name})
+	}
+	if scheme == "http" {
+		for i := range count {
+			s.state(ts, false, []string{args[0] + strconv.Itoa(i+1), "NORMAL"})
+		}
+	}
+}
+
+// start starts a node again: fbstart NODE.
+func (s *fbServers) start(ts *testscript.TestScript, _ bool, args []string) {
+	s.mu.Lock()
+	n := s.nodes[args[0]]
+	s.mu.Unlock()
+	log, err := os.OpenFile(n.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	ts.Check(err)
+	n.cmd = exec.Command(fbBin(), n.args...)
+	n.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + ts.MkAbs(".home"), "TMPDIR=" + os.TempDir()}
+	n.cmd.Stdout, n.cmd.Stderr = log, log
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	ts.Check(n.cmd.Start())
+	n.done = make(chan struct{})
+	go func(cmd *exec.Cmd, done chan struct{}) {
+		_ = cmd.Wait() // it is killed
+		log.Close()
+		close(done)
+	}(n.cmd, n.done)
+	ts.Defer(func() { n.end() })
+}
+
+func (n *fbServer) end() {
+	_ = n.cmd.Process.Kill() // it may have ended
+	<-n.done
+}
+
+// kill kills a node: fbkill NODE.
+func (s *fbServers) kill(_ *testscript.TestScript, _ bool, args []string) {
+	s.mu.Lock()
+	n := s.nodes[args[0]]
+	s.mu.Unlock()
+	n.end()
+}
+
+// state waits until a node says that its cluster is in a state: fbstate NODE STATE.
+func (s *fbServers) state(ts *testscript.TestScript, _ bool, args []string) {
+	var last string
+	for range 900 {
+		var st struct{ State string }
+		p, err := fbGet(ts.Getenv(args[0]), "/status")
+		if err == nil {
+			err = json.Unmarshal(p, &st)
+		}
+		if err == nil && st.State == args[1] {
+			return
+		}
+		last = fmt.Sprint(st.State, err)
+		select {
+		case <-s.nodes[args[0]].done:
+			text, _ := os.ReadFile(s.nodes[args[0]].dir + ".log")
+			ts.Fatalf("featurebase %s has ended: %s", args[0], text)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	text, _ := os.ReadFile(s.nodes[args[0]].dir + ".log")
+	ts.Fatalf("featurebase %s is %s, not %s\n%s", args[0], last, args[1], text)
+}
+
+var fbClient = &http.Client{Timeout: time.Minute}
+
+func fbAnswer(resp *http.Response, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	p, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = fmt.Errorf("%s: %s", resp.Status, p)
+	}
+	return p, err
+}
+
+func fbGet(host, path string) ([]byte, error) {
+	return fbAnswer(fbClient.Get("http://" + host + path))
+}
+
+func fbPost(host, path, body string) ([]byte, error) {
+	return fbAnswer(fbClient.Post("http://"+host+path, "application/json", strings.NewReader(body)))
+}
+
+// load makes indexes with and without keys, in several shards: fbload NODE.
+func (s *fbServers) load(ts *testscript.TestScript, _ bool, args []string) {
+	host := ts.Getenv(args[0])
+	for _, p := range [][2]string{
+		{"/index/seg", `{"options":{"keys":true,"trackExistence":true}}`},
+		{"/index/seg/field/tag", `{"options":{"type":"set","keys":true}}`},
+		{"/index/seg/field/age", `{"options":{"type":"int","min":0,"max":200}}`},
+		{"/index/num", `{"options":{"keys":false,"trackExistence":true}}`},
+		{"/index/num/field/f", `{"options":{"type":"set"}}`},
+		{"/index/num/field/when", `{"options":{"type":"time","timeQuantum":"YMD"}}`},
+		{"/index/num/field/at", `{"options":{"type":"timestamp","timeUnit":"s"}}`},
+		{"/index/void", `{"options":{"keys":true}}`},
+	} {
+		_, err := fbPost(host, p[0], p[1])
+		ts.Check(err)
+	}
+	var seg, num strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&seg, `Set("user%d", tag="t%d") Set("user%d", age=%d) `, i, i%7, i, i%90)
+		// Shards are 1<<20 columns.
+		fmt.Fprintf(&num, `Set(%d, f=%d) Set(%d, when=%d, 2024-0%d-01T00:00) Set(%d, at='2024-05-0%dT00:00:00Z') `, i%5<<20+i, i%11, i%5<<20+i, i%3, i%9+1, i%5<<20+i, i%9+1)
+	}
+	_, err := fbPost(host, "/index/seg/query", seg.String())
+	ts.Check(err)
+	_, err = fbPost(host, "/index/num/query", num.String())
+	ts.Check(err)
+	// IDs that an ingester has.
+	_, err = fbPost(host, "/internal/idalloc/reserve", `{"key":{"index":"num","key":"src"},"session":[`+strings.TrimSuffix(strings.Repeat("7,", 32), ",")+`],"offset":0,"count":10}`)
+	ts.Check(err)
+}
+
+// counts prints what a node answers to some questions: fbcounts NODE FILE.
+func (s *fbServers) counts(ts *testscript.TestScript, _ bool, args []string) {
+	var b strings.Builder
+	for _, q := range [][2]string{
+		{"seg", `Count(All())`}, {"seg", `Count(Row(tag="t3"))`}, {"seg", `Row(tag="t5")`}, {"seg", `Sum(field=age)`}, {"seg", `Rows(tag)`}, {"seg", `TopN(tag, n=3)`}, {"seg", `Count(Row(age>30))`},
+		{"num", `Count(All())`}, {"num", `Row(f=4)`}, {"num", `TopN(f, n=3)`}, {"num", `Count(Row(when=1, from='2024-01-01T00:00', to='2024-06-01T00:00'))`}, {"num", `Count(Row(at>'2024-05-04T00:00:00Z'))`},
+		{"void", `Count(All())`},
+	} {
+		p, err := fbPost(ts.Getenv(args[0]), "/index/"+q[0]+"/query", q[1])
+		ts.Check(err)
+		fmt.Fprintf(&b, "%s %s", q[1], p)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(b.String()), 0o644))
+}
+
+// write writes to the keyed index until "fbwrite stop": fbwrite NODE.
+func (s *fbServers) write(ts *testscript.TestScript, _ bool, args []string) {
+	if args[0] == "stop" {
+		close(s.stop)
+		if n := <-s.ended; n == 0 {
+			ts.Fatalf("nothing was written meanwhile")
+		}
+		return
+	}
+	host := ts.Getenv(args[0])
+	s.stop, s.ended = make(chan struct{}), make(chan int, 1)
+	go func(stop chan struct{}, ended chan int) {
+		n := 0
+		defer func() { ended <- n }()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := fbPost(host, "/index/seg/query", fmt.Sprintf(`Set("load%d", tag="l%d")`, n, n)); err == nil {
+				n++
+			}
+		}
+	}(s.stop, s.ended)
+}
