@@ -46,7 +46,7 @@ type fbServers struct {
 
 func (s *fbServers) cmds() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"fbcluster": s.cluster, "fbkill": s.kill, "fbstart": s.start, "fbstate": s.state, "fbload": s.load, "fbcounts": s.counts, "fbwrite": s.write,
+		"fbcluster": s.cluster, "fbkill": s.kill, "fbstart": s.start, "fbstate": s.state, "fbload": s.load, "fbcounts": s.counts, "fbwrite": s.write, "fbkeys": s.keys,
 	}
 }
 
@@ -189,9 +189,9 @@ func (s *fbServers) load(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	var seg, num strings.Builder
 	for i := range 300 {
-		fmt.Fprintf(&seg, `Set("user%d", tag="t%d") Set("user%d", age=%d) `, i, i%7, i, i%90)
+		fmt.Fprintf(&seg, `Set("user%d", tag="t%d") Set("user%d", tag="top") Set("user%d", age=%d) `, i, i%7, i, i, i%90)
 		// Shards are 1<<20 columns.
-		fmt.Fprintf(&num, `Set(%d, f=%d) Set(%d, when=%d, 2024-0%d-01T00:00) Set(%d, at='2024-05-0%dT00:00:00Z') `, i%5<<20+i, i%11, i%5<<20+i, i%3, i%9+1, i%5<<20+i, i%9+1)
+		fmt.Fprintf(&num, `Set(%d, f=%d) Set(%[1]d, f=99) Set(%[3]d, when=%[4]d, 2024-0%[5]d-01T00:00) Set(%[6]d, at='2024-05-0%[7]dT00:00:00Z') `, i%5<<20+i, i%11, i%5<<20+i, i%3, i%9+1, i%5<<20+i, i%9+1)
 	}
 	_, err := fbPost(host, "/index/seg/query", seg.String())
 	ts.Check(err)
@@ -206,8 +206,8 @@ func (s *fbServers) load(ts *testscript.TestScript, _ bool, args []string) {
 func (s *fbServers) counts(ts *testscript.TestScript, _ bool, args []string) {
 	var b strings.Builder
 	for _, q := range [][2]string{
-		{"seg", `Count(All())`}, {"seg", `Count(Row(tag="t3"))`}, {"seg", `Row(tag="t5")`}, {"seg", `Sum(field=age)`}, {"seg", `Rows(tag)`}, {"seg", `TopN(tag, n=3)`}, {"seg", `Count(Row(age>30))`},
-		{"num", `Count(All())`}, {"num", `Row(f=4)`}, {"num", `TopN(f, n=3)`}, {"num", `Count(Row(when=1, from='2024-01-01T00:00', to='2024-06-01T00:00'))`}, {"num", `Count(Row(at>'2024-05-04T00:00:00Z'))`},
+		{"seg", `Count(All())`}, {"seg", `Count(Row(tag="t3"))`}, {"seg", `Row(tag="t5")`}, {"seg", `Sum(field=age)`}, {"seg", `Rows(tag)`}, {"seg", `TopN(tag, n=1)`}, {"seg", `Count(Row(age>30))`},
+		{"num", `Count(All())`}, {"num", `Row(f=4)`}, {"num", `TopN(f, n=1)`}, {"num", `Count(Row(when=1, from='2024-01-01T00:00', to='2024-06-01T00:00'))`}, {"num", `Count(Row(at>'2024-05-04T00:00:00Z'))`},
 		{"void", `Count(All())`},
 	} {
 		p, err := fbPost(ts.Getenv(args[0]), "/index/"+q[0]+"/query", q[1])
@@ -242,4 +242,34 @@ func (s *fbServers) write(ts *testscript.TestScript, _ bool, args []string) {
 			}
 		}
 	}(s.stop, s.ended)
+}
+
+// keys fails if a record of the keyed index has no key, or none of its tags: fbkeys NODE.
+func (s *fbServers) keys(ts *testscript.TestScript, _ bool, args []string) {
+	host := ts.Getenv(args[0])
+	var all struct {
+		Results []struct{ Keys []string }
+	}
+	var count struct{ Results []int }
+	for q, v := range map[string]any{`All()`: &all, `Count(All())`: &count} {
+		p, err := fbPost(host, "/index/seg/query", q)
+		ts.Check(err)
+		ts.Check(json.Unmarshal(p, v))
+	}
+	if len(all.Results[0].Keys) != count.Results[0] || count.Results[0] < 300 {
+		ts.Fatalf("%d records, %d keys", count.Results[0], len(all.Results[0].Keys))
+	}
+	for _, k := range all.Results[0].Keys {
+		if k == "" {
+			ts.Fatalf("a record has no key")
+		}
+	}
+	p, err := fbPost(host, "/index/seg/query", `Rows(tag)`)
+	ts.Check(err)
+	ts.Check(json.Unmarshal(p, &all))
+	for _, k := range all.Results[0].Keys {
+		if p, err := fbPost(host, "/index/seg/query", fmt.Sprintf("Count(Row(tag=%q))", k)); k == "" || err != nil {
+			ts.Fatalf("tag %q: %s %v", k, p, err)
+		}
+	}
 }

@@ -124,5 +124,8 @@ func plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
+	if strings.HasSuffix(what, "x") {
+		what += "e" // indexes
+	}
 	return strconv.Itoa(n) + " " + what + "s"
 }
