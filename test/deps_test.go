@@ -43,7 +43,7 @@ repo/tree                                       < snapshotter/system;
 repo/tree, snapshotter/source, snapshotter/system < snapshotter/system/command;
 repo/tree, snapshotter/system, snapshotter/system/command < snapshotter/system/etcd, snapshotter/system/postgresql;
 snapshotter/source                              < snapshotter/system/postgresql;
-repo/tree, snapshotter/system                   < snapshotter/system/consul;
+repo/tree, snapshotter/system                   < snapshotter/system/consul, snapshotter/system/featurebase;
 
 # The way out. It never imports the way in, and only snapfs's callers know a
 # repository: everything here is tested over live directories too.
@@ -53,6 +53,7 @@ repo/tree                                       < fs/tarball;
 # Who joins the rooms.
 chunkstore, chunkstore/chunk, chunkstore/seal, chunkstore/pack, chunkstore/backend, chunkstore/backend/local, chunkstore/backend/s3, chunkstore/backend/azure, chunkstore/backend/web,
 index, repo, repo/tree, snapshotter, snapshotter/source, snapshotter/system, snapshotter/system/command, snapshotter/system/consul, snapshotter/system/etcd, snapshotter/system/postgresql,
+snapshotter/system/featurebase,
 fs/snapfs, fs/mount, fs/restore, fs/diff, fs/tarball, bench/dedup < cmd/cutbank;
 chunkstore/chunk, chunkstore/seal, repo/tree, snapshotter/source, test/gen < bench/...;
 bench/tool                                      < bench/versus, bench/remote;
@@ -81,7 +82,7 @@ golang.org/x/sys < chunkstore/backend/local, chunkstore/diskcache, index, snapsh
 
 # The standard library, where it reaches out of the process.
 os/exec                                         < snapshotter/system/command, fs/mount, cmd/cutbank, bench/...;
-net, net/http                                   < chunkstore/backend/web, chunkstore/backend/s3, snapshotter/system/consul;
+net, net/http                                   < chunkstore/backend/web, chunkstore/backend/s3, snapshotter/system/consul, snapshotter/system/featurebase;
 net/http                                        < chunkstore/backend/azure;
 net/http                                        < cmd/cutbank;
 net, net/http                                   < bench/remote;

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,7 +48,8 @@ type fbServers struct {
 
 func (s *fbServers) cmds() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"fbcluster": s.cluster, "fbkill": s.kill, "fbstart": s.start, "fbstate": s.state, "fbload": s.load, "fbcounts": s.counts, "fbwrite": s.write, "fbkeys": s.keys,
+		"fbcluster": s.cluster, "fbkill": s.kill, "fbstart": s.start, "fbstate": s.state, "fbload": s.load, "fbcounts": s.counts, "fbwrite": s.write, "fbkeys": s.keys, "fbwhen": s.when, "fbowner": s.owner,
+		"certs": makeCerts, "fbidp": provideIdentity,
 	}
 }
 
@@ -84,7 +87,7 @@ func (s *fbServers) cluster(ts *testscript.TestScript, _ bool, args []string) {
 		s.mu.Unlock()
 		s.start(ts, false, []string{name})
 	}
-	if scheme == "http" {
+	if scheme == "http" && !strings.Contains(strings.Join(args, " "), "--auth.enable") {
 		for i := range count {
 			s.state(ts, false, []string{args[0] + strconv.Itoa(i+1), "NORMAL"})
 		}
@@ -191,15 +194,28 @@ func (s *fbServers) load(ts *testscript.TestScript, _ bool, args []string) {
 	for i := range 300 {
 		fmt.Fprintf(&seg, `Set("user%d", tag="t%d") Set("user%d", tag="top") Set("user%d", age=%d) `, i, i%7, i, i, i%90)
 		// Shards are 1<<20 columns.
-		fmt.Fprintf(&num, `Set(%d, f=%d) Set(%[1]d, f=99) Set(%[3]d, when=%[4]d, 2024-0%[5]d-01T00:00) Set(%[6]d, at='2024-05-0%[7]dT00:00:00Z') `, i%5<<20+i, i%11, i%5<<20+i, i%3, i%9+1, i%5<<20+i, i%9+1)
+		fmt.Fprintf(&num, `Set(%d, f=%d) Set(%[1]d, f=99) Set(%[3]d, when=%[4]d, 2024-0%[5]d-01T00:00) Set(%[6]d, at='2024-05-0%[7]dT00:00:00Z') `, i%12<<20+i, i%11, i%12<<20+i, i%3, i%9+1, i%12<<20+i, i%9+1)
 	}
 	_, err := fbPost(host, "/index/seg/query", seg.String())
 	ts.Check(err)
 	_, err = fbPost(host, "/index/num/query", num.String())
 	ts.Check(err)
 	// IDs that an ingester has.
-	_, err = fbPost(host, "/internal/idalloc/reserve", `{"key":{"index":"num","key":"src"},"session":[`+strings.TrimSuffix(strings.Repeat("7,", 32), ",")+`],"offset":0,"count":10}`)
+	var st struct {
+		Nodes []struct {
+			URI       struct{ Port int }
+			IsPrimary bool
+		}
+	}
+	p, err := fbGet(host, "/status")
 	ts.Check(err)
+	ts.Check(json.Unmarshal(p, &st))
+	for _, n := range st.Nodes {
+		if n.IsPrimary {
+			_, err = fbPost(fmt.Sprintf("127.0.0.1:%d", n.URI.Port), "/internal/idalloc/reserve", `{"key":{"index":"num","key":"src"},"session":[`+strings.TrimSuffix(strings.Repeat("7,", 32), ",")+`],"offset":0,"count":10}`)
+			ts.Check(err)
+		}
+	}
 }
 
 // counts prints what a node answers to some questions: fbcounts NODE FILE.
@@ -272,4 +288,36 @@ func (s *fbServers) keys(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("tag %q: %s %v", k, p, err)
 		}
 	}
+}
+
+// when waits until a node has an index: fbwhen NODE INDEX.
+func (s *fbServers) when(ts *testscript.TestScript, _ bool, args []string) {
+	for range 3000 {
+		if p, err := fbGet(ts.Getenv(args[0]), "/schema"); err == nil && strings.Contains(string(p), fmt.Sprintf("%q", args[1])) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	ts.Fatalf("%s has no index %s", args[0], args[1])
+}
+
+// owner sets a variable to a node that is asked first for a shard of an index, and is
+// not the one that is named: fbowner NODE INDEX VARIABLE.
+func (s *fbServers) owner(ts *testscript.TestScript, _ bool, args []string) {
+	for shard := range 12 {
+		p, err := fbGet(ts.Getenv(args[0]), fmt.Sprintf("/internal/fragment/nodes?index=%s&shard=%d", args[1], shard))
+		ts.Check(err)
+		var nodes []struct{ URI struct{ Port int } }
+		ts.Check(json.Unmarshal(p, &nodes))
+		s.mu.Lock()
+		names := slices.Collect(maps.Keys(s.nodes))
+		s.mu.Unlock()
+		for _, name := range names {
+			if name != args[0] && ts.Getenv(name) == fmt.Sprintf("127.0.0.1:%d", nodes[0].URI.Port) {
+				ts.Setenv(args[2], name)
+				return
+			}
+		}
+	}
+	ts.Fatalf("%s is first for all shards", args[0])
 }

@@ -15,8 +15,18 @@ compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/
 command -v etcd >/dev/null && command -v etcdctl >/dev/null || lack etcd "etcd-server etcd-client"
 unset CUTBANK_CONSUL CUTBANK_CONSUL_NEXT
 . test/systems/consul.sh
+# FeatureBase is built once: it is a tool of a module of its own, for it takes minutes.
+# The name says what from.
+keep=${CUTBANK_SERVICES:-${XDG_CACHE_HOME:-$HOME/.cache}/cutbank-services}
+featurebase=$keep/featurebase-$(cat test/systems/featurebase/go.mod test/systems/featurebase/go.sum | sha256sum | cut -c1-16)
+if [[ ! -x $featurebase ]]; then
+	mkdir -p "$keep"
+	(cd test/systems/featurebase && "$go" build -ldflags "-X github.com/featurebasedb/featurebase/v3.Version=v3.35.0" -o "$featurebase.$$" github.com/featurebasedb/featurebase/v3/cmd/featurebase)
+	mv "$featurebase.$$" "$featurebase"
+fi
+export CUTBANK_TEST_FEATUREBASE=$featurebase
 # The tests must not talk to servers that the caller means.
-for v in $(compgen -e | grep -E '^(PG|ETCDCTL_|ETCD_)' || true); do unset "$v"; done
+for v in $(compgen -e | grep -E '^(PG|ETCDCTL_|ETCD_|PILOSA_)' || true); do unset "$v"; done
 
 export CUTBANK_TEST_SYSTEMS=1
 log=$(mktemp)

@@ -46,7 +46,6 @@ type run struct {
 	opt     system.CaptureOptions
 	sys     *System
 	cluster *cluster
-	primary string
 	spool   *spool
 	schema  *schema // as it was when shards were last asked for
 	done    map[string]*indexInfo
@@ -147,9 +146,9 @@ func (r *run) ready(ctx context.Context) error {
 	if cl.storage != "" && cl.storage != "rbf" {
 		return fmt.Errorf("the storage of this cluster is %q, and only rbf can be captured: %w", cl.storage, system.ErrRefused)
 	}
-	var err error
-	if r.primary, err = cl.primary(); err != nil {
-		return err
+	// A node leaves out of the schema what the token may not read.
+	if cl.storage == "" && r.sys.opt.index == "" {
+		r.opt.Warnf("the token is not of an admin: of the indexes only those that it may read are in the snapshot, whatever its mode")
 	}
 	s, err := r.readSchema(ctx)
 	if err != nil {
@@ -182,7 +181,7 @@ func (r *run) wanted(index string) bool {
 }
 
 func (r *run) readSchema(ctx context.Context) (*schema, error) {
-	p, err := r.get(ctx, r.primary, "/schema")
+	p, err := r.get(ctx, r.base, "/schema")
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +254,7 @@ func (r *run) deletes(ctx context.Context) {
 // allocation takes the IDs that were given to ingesters.
 func (r *run) allocation(ctx context.Context) error {
 	f := file{kind: allocFile}
-	return r.fetch(ctx, 0, f, r.primary, "/internal/idalloc/data", checkBoltOnly)
+	return r.fetch(ctx, 0, f, r.primaryNow, "/internal/idalloc/data", checkBoltOnly)
 }
 
 func checkBoltOnly(f io.ReaderAt, size int64) error {
@@ -263,9 +262,32 @@ func checkBoltOnly(f io.ReaderAt, size int64) error {
 	return err
 }
 
+// primaryNow asks who speaks for the cluster: another node, soon after one was lost.
+func (r *run) primaryNow(ctx context.Context) (string, error) {
+	var cl cluster
+	if err := r.getJSON(ctx, r.base, "/status", &cl); err != nil {
+		return "", err
+	}
+	for _, n := range cl.Nodes {
+		if n != nil && n.Primary {
+			return n.base(), nil
+		}
+	}
+	return "", fmt.Errorf("the cluster has no primary node now: %w", system.ErrIncomplete)
+}
+
+// from is a node that does not change.
+func from(n *node) func(context.Context) (string, error) {
+	return func(context.Context) (string, error) { return n.base(), nil }
+}
+
 // fetch takes one file from a node.
-func (r *run) fetch(ctx context.Context, worker int, f file, base, path string, check func(io.ReaderAt, int64) error) error {
+func (r *run) fetch(ctx context.Context, worker int, f file, node func(context.Context) (string, error), path string, check func(io.ReaderAt, int64) error) error {
 	err := r.try(ctx, func() error {
+		base, err := node(ctx)
+		if err != nil {
+			return err
+		}
 		resp, err := r.request(ctx, http.MethodGet, base, path, nil, 0)
 		if err != nil {
 			return err
@@ -325,7 +347,7 @@ func (r *run) shard(ctx context.Context, worker int, f file) error {
 	var errs []error
 	taken, empty := false, 0
 	for _, n := range up(nodes) {
-		err := r.fetch(ctx, worker, f, n.base(), path, checkShard)
+		err := r.fetch(ctx, worker, f, from(n), path, checkShard)
 		if err != nil {
 			errs = append(errs, err)
 			r.opt.Warnf("%v: asking the next node that has it", err)
@@ -401,7 +423,7 @@ func (r *run) dataframe(ctx context.Context, worker int, f file, nodes []*node) 
 	}
 	var errs []error
 	for _, n := range up(nodes) {
-		err := r.fetch(ctx, worker, f, n.base(), fmt.Sprintf("/index/%s/dataframe/%04d", url.PathEscape(f.index), f.n), func(io.ReaderAt, int64) error { return nil })
+		err := r.fetch(ctx, worker, f, from(n), fmt.Sprintf("/index/%s/dataframe/%04d", url.PathEscape(f.index), f.n), func(io.ReaderAt, int64) error { return nil })
 		var s *statusError
 		switch {
 		case err == nil:
@@ -441,13 +463,13 @@ func (r *run) keys(ctx context.Context) error {
 		}
 	}
 	return each(ctx, r.sys.opt.concurrency, list, func(ctx context.Context, worker int, f file) error {
-		base, query := r.primary, "&field="+url.QueryEscape(f.field)
+		base, query := r.primaryNow, "&field="+url.QueryEscape(f.field)
 		if f.kind == partitionFile {
 			nodes, err := r.owners(ctx, partitionNodes(int(f.n)))
 			if err != nil {
 				return err
 			}
-			base, query = nodes[0].base(), "&partition="+strconv.FormatUint(f.n, 10)
+			base, query = from(nodes[0]), "&partition="+strconv.FormatUint(f.n, 10)
 		}
 		return r.fetch(ctx, worker, f, base, "/internal/translate/data?index="+url.QueryEscape(f.index)+query, checkBoltOnly)
 	})
@@ -469,6 +491,9 @@ func (r *run) info() system.Info {
 	facts := map[string]string{"state": r.cluster.State, "nodes": strconv.Itoa(len(nodes)), "node_addresses": strings.Join(nodes, " "),
 		"indexes": strconv.Itoa(len(names)), "shards": strconv.Itoa(count[shardFile]), "dataframes": strconv.Itoa(count[dataframeFile]),
 		"key_files": strconv.Itoa(count[partitionFile] + count[fieldFile])}
+	if r.cluster.storage == "" {
+		facts["seen"] = "what the token may read"
+	}
 	if r.cluster.replica > 0 {
 		facts["replicas"] = strconv.Itoa(r.cluster.replica)
 		facts["shard_width"] = strconv.FormatUint(r.cluster.width, 10)
