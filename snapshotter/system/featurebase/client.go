@@ -156,18 +156,28 @@ func (c *client) try(ctx context.Context, f func() error) error {
 	deadline := c.now().Add(c.period)
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := f()
-		if err == nil || !passing(err) || ctx.Err() != nil || c.now().Add(wait).After(deadline) {
+		if err == nil || ctx.Err() != nil || !passing(err) || c.now().Add(wait).After(deadline) {
 			return err
 		}
 		c.logf("again in %s: %v", wait, err)
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return err
-		case <-t.C:
-		}
+		pause(ctx, wait)
 	}
+}
+
+// pause waits, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// said reports whether a node answered with that code.
+func said(err error, code int) bool {
+	var s *statusError
+	return errors.As(err, &s) && s.code == code
 }
 
 // request makes a request of a node; base is its address. The caller closes the body.
@@ -248,12 +258,12 @@ func (c *client) send(ctx context.Context, method, base, path string, size int64
 			return fmt.Errorf("%s %s%s: %w", method, base, path, err)
 		}
 		// The translation endpoints say that they failed in a field, too.
-		var said struct {
+		var answer struct {
 			Success *bool           `json:"success"`
 			Error   json.RawMessage `json:"error"`
 		}
-		if json.Unmarshal(text, &said) == nil && said.Success != nil && !*said.Success {
-			return &statusError{method + " " + base + path, resp.StatusCode, string(said.Error)}
+		if json.Unmarshal(text, &answer) == nil && answer.Success != nil && !*answer.Success {
+			return &statusError{method + " " + base + path, resp.StatusCode, string(answer.Error)}
 		}
 		return nil
 	})

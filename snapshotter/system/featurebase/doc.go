@@ -83,8 +83,12 @@
 //
 // # What is not covered
 //
-// The external lookup database (lookup-db-dsn) and the nodes' configuration,
-// certificates and permissions. Nobody can see over HTTP whether there is a lookup
-// database: every capture says so. Scratch space takes all that is captured once, and a
-// capture reads all of it: the API has no increments.
+// The external lookup database (lookup-db-dsn), which is warned of, and the nodes'
+// configuration, certificates and permissions. A dataframe of a shard that has no
+// records besides: the API does not list it. Where dataframes are not in use in the
+// new cluster they are named as not restored. Scratch space takes all that is captured
+// once, and a capture reads all of it: the API has no increments.
+//
+// A node with authentication may crash when several requests are the first of a token:
+// begin with --concurrency 1 if tokens are short-lived.
 package featurebase

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cutbankfs/cutbank/repo/tree"
 	"github.com/cutbankfs/cutbank/snapshotter/system"
@@ -261,7 +262,7 @@ func digest(r io.Reader) (sum [sha256.Size]byte, err error) {
 // fill changes the cluster.
 func (r *filled) fill(ctx context.Context, there []string) error {
 	for _, name := range there {
-		if err := r.send(ctx, http.MethodDelete, r.primary, "/index/"+url.PathEscape(name), 0, bytesBody(nil)); err != nil {
+		if err := r.send(ctx, http.MethodDelete, r.primary, "/index/"+url.PathEscape(name), 0, bytesBody(nil)); err != nil && !said(err, http.StatusNotFound) {
 			return err
 		}
 	}
@@ -353,7 +354,7 @@ func (r *filled) place(ctx context.Context, f *item) error {
 		return err
 	}
 	for i, n := range nodes {
-		if err := r.send(ctx, http.MethodPost, n.base(), to, f.n.Attr().Size, func() io.Reader { return &stored{ctx: ctx, n: f.n} }); err != nil {
+		if err := r.upload(ctx, f, n.base(), to); err != nil {
 			return err
 		}
 		// A partition's keys are given by the first of its nodes only: the others
@@ -366,6 +367,19 @@ func (r *filled) place(ctx context.Context, f *item) error {
 		}
 	}
 	return nil
+}
+
+// upload sends a file to a node. Nodes say 400 to whatever fails in them, so that is
+// tried again, too, though not for long.
+func (r *filled) upload(ctx context.Context, f *item, base, path string) error {
+	for attempt := 1; ; attempt++ {
+		err := r.send(ctx, http.MethodPost, base, path, f.n.Attr().Size, func() io.Reader { return &stored{ctx: ctx, n: f.n} })
+		if attempt == 3 || !said(err, http.StatusBadRequest) || ctx.Err() != nil {
+			return err
+		}
+		r.logf("again: %v", err)
+		pause(ctx, time.Second)
+	}
 }
 
 // same reads a file back from a node that was sent it.
