@@ -274,3 +274,12 @@ func TestDir(t *testing.T) {
 		t.Errorf("%q", warned)
 	}
 }
+
+func TestDeleting(t *testing.T) {
+	for q, want := range map[string]bool{"Delete(All())": true, "Count(All()) delete (Row(f=1))": true, "DELETE FROM a WHERE x = 1": true, " drop table a": true,
+		"Row(deleted=1)": false, "Set(1, delete=2)": false, "select * from deletions": false, "": false} {
+		if got := deleting.MatchString(q); got != want {
+			t.Errorf("%q: %v", q, got)
+		}
+	}
+}
