@@ -18,9 +18,9 @@ unset CUTBANK_CONSUL CUTBANK_CONSUL_NEXT
 # FeatureBase is built once: it is a tool of a module of its own, for it takes minutes.
 # The name says what from.
 keep=${CUTBANK_SERVICES:-${XDG_CACHE_HOME:-$HOME/.cache}/cutbank-services}
-featurebase=$keep/featurebase-$(cat test/systems/featurebase/go.mod test/systems/featurebase/go.sum | sha256sum | cut -c1-16)
+featurebase=$keep/featurebase-$(cat test/systems/featurebase/go.mod test/systems/featurebase/go.sum | sha256sum | cut -c1-16)/featurebase
 if [[ ! -x $featurebase ]]; then
-	mkdir -p "$keep"
+	mkdir -p "${featurebase%/*}"
 	(cd test/systems/featurebase && "$go" build -ldflags "-X github.com/featurebasedb/featurebase/v3.Version=v3.35.0" -o "$featurebase.$$" github.com/featurebasedb/featurebase/v3/cmd/featurebase)
 	mv "$featurebase.$$" "$featurebase"
 fi
