@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cutbankfs/cutbank/snapshotter/system"
@@ -32,6 +33,7 @@ type client struct {
 	read, write   *http.Client
 	now           func() time.Time
 	logf          func(format string, a ...any)
+	lost          sync.Map // addresses of nodes that did not answer for the retry period
 }
 
 // uploadAnswer is how long a node may take over what it was sent: it rebuilds the
@@ -150,10 +152,27 @@ func passing(err error) bool {
 	return true
 }
 
-// try does f until it succeeds, or fails in a way that will not pass, or the retry
-// period has ended.
-func (c *client) try(ctx context.Context, f func() error) error {
+// try does f, which asks the node at base, until it succeeds, or fails in a way that
+// will not pass, or the retry period has ended. A node that did not answer for so long
+// is given one chance at a time from then on, until it takes one: else each of
+// thousands of files would cost the whole period.
+func (c *client) try(ctx context.Context, base string, f func() error) error {
 	deadline := c.now().Add(c.period)
+	if _, lost := c.lost.Load(base); lost {
+		deadline = c.now()
+	}
+	err := c.repeat(ctx, deadline, f)
+	var s *statusError
+	switch {
+	case err == nil || errors.As(err, &s):
+		c.lost.Delete(base)
+	case ctx.Err() == nil && passing(err) && !errors.Is(err, system.ErrIncomplete):
+		c.lost.Store(base, true)
+	}
+	return err
+}
+
+func (c *client) repeat(ctx context.Context, deadline time.Time, f func() error) error {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := f()
 		if err == nil || ctx.Err() != nil || !passing(err) || c.now().Add(wait).After(deadline) {
@@ -214,7 +233,7 @@ func (c *client) request(ctx context.Context, method, base, path string, body io
 // get returns a small answer.
 func (c *client) get(ctx context.Context, base, path string) ([]byte, error) {
 	var p []byte
-	err := c.try(ctx, func() error {
+	err := c.try(ctx, base, func() error {
 		resp, err := c.request(ctx, http.MethodGet, base, path, nil, 0)
 		if err != nil {
 			return err
@@ -243,7 +262,7 @@ func (c *client) getJSON(ctx context.Context, base, path string, v any) error {
 
 // send sends what body gives, which is called again for each attempt.
 func (c *client) send(ctx context.Context, method, base, path string, size int64, body func() io.Reader) error {
-	return c.try(ctx, func() error {
+	return c.try(ctx, base, func() error {
 		src := body()
 		resp, err := c.request(ctx, method, base, path, src, size)
 		if s, ok := src.(*stored); ok && s.err != nil {

@@ -240,6 +240,29 @@ func TestAgain(t *testing.T) {
 	}
 }
 
+// TestLost: a node that did not answer for the retry period is asked once at a time,
+// until it answers.
+func TestLost(t *testing.T) {
+	c, n := answering(t, func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("{}")) })
+	gone := "http://127.0.0.1:1"
+	began := time.Now()
+	for range 20 {
+		if _, err := c.get(context.Background(), gone, "/"); err == nil {
+			t.Fatal("an answer of nobody")
+		}
+	}
+	if d := time.Since(began); d < time.Second || d > 15*time.Second {
+		t.Errorf("%s for 20 files of a node that is gone, with a retry period of 2s", d)
+	}
+	c.lost.Store(n.base(), true)
+	if _, err := c.get(context.Background(), n.base(), "/"); err != nil {
+		t.Error(err)
+	}
+	if _, lost := c.lost.Load(n.base()); lost {
+		t.Error("a node that answers is still lost")
+	}
+}
+
 // TestDir: bogus dataframes and what is no part of a backup are left out; what is
 // missing is not.
 func TestDir(t *testing.T) {

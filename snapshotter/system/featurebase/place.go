@@ -75,6 +75,10 @@ func (r *filled) place(ctx context.Context, f *item) error {
 		return err
 	}
 	for i, n := range nodes {
+		// This restore has failed already, and is to be begun anew.
+		if _, lost := r.lost.Load(n.base()); lost {
+			return fmt.Errorf("%s does not answer any more: %w", n.base(), system.ErrIncomplete)
+		}
 		if err := r.upload(ctx, f, n.base(), to); err != nil {
 			return err
 		}
@@ -105,7 +109,7 @@ func (r *filled) upload(ctx context.Context, f *item, base, path string) error {
 
 // same reads a file back from a node that was sent it.
 func (r *filled) same(ctx context.Context, f *item, base, path string) error {
-	return r.try(ctx, func() error {
+	return r.try(ctx, base, func() error {
 		resp, err := r.request(ctx, http.MethodGet, base, path, nil, 0)
 		if err != nil {
 			return err
@@ -164,7 +168,7 @@ func (r *filled) gone(ctx context.Context, names []string) error {
 // await asks all nodes until none has a complaint, for the retry period at most.
 func (r *filled) await(ctx context.Context, complaint func(*schema) string) error {
 	for _, n := range r.cluster.Nodes {
-		err := r.try(ctx, func() error {
+		err := r.try(ctx, n.base(), func() error {
 			p, err := r.get(ctx, n.base(), "/schema")
 			if err != nil {
 				return err
@@ -196,7 +200,7 @@ func (r *filled) shardsListed(ctx context.Context) error {
 			}
 		}
 		for _, n := range r.cluster.Nodes {
-			err := r.try(ctx, func() error {
+			err := r.try(ctx, n.base(), func() error {
 				var got struct{ Shards []uint64 }
 				if err := r.getJSON(ctx, n.base(), "/internal/index/"+url.PathEscape(i.Name)+"/shards", &got); err != nil {
 					return err

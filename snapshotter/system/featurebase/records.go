@@ -46,7 +46,12 @@ func from(n *node) func(context.Context) (string, error) {
 
 // fetch takes one file from a node.
 func (r *run) fetch(ctx context.Context, worker int, f file, node func(context.Context) (string, error), path string, check func(io.ReaderAt, int64) error) error {
-	err := r.try(ctx, func() error {
+	base, err := node(ctx)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.path(), err)
+	}
+	err = r.try(ctx, base, func() error {
+		// Who speaks for the cluster may be another node by now.
 		base, err := node(ctx)
 		if err != nil {
 			return err
@@ -156,7 +161,7 @@ func (r *run) part(f file) part {
 func (r *run) shardSize(ctx context.Context, f file, nodes []*node, path string) error {
 	var errs []error
 	for _, n := range up(nodes) {
-		err := r.try(ctx, func() error {
+		err := r.try(ctx, n.base(), func() error {
 			resp, err := r.request(ctx, http.MethodGet, n.base(), path, nil, 0)
 			if err != nil {
 				return err
