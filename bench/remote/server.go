@@ -55,11 +55,11 @@ func findGateway(given string) (string, error) {
 		}
 		dir = filepath.Join(cache, "cutbank-services")
 	}
-	bin, err := exec.LookPath(filepath.Join(dir, "versitygw"))
-	if err != nil {
-		return "", fmt.Errorf("no server: `make test-services` builds versitygw; or see -gateway and -server: %w", err)
+	built, err := filepath.Glob(filepath.Join(dir, "versitygw-*", "versitygw"))
+	if err != nil || len(built) == 0 {
+		return "", errors.New("no server: `make test-services` builds versitygw; or see -gateway and -server")
 	}
-	return bin, nil
+	return built[0], nil
 }
 
 // gateway is a versitygw of this program.

@@ -20,8 +20,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// consulBin is Consul's program, which test/systems/consul.sh builds.
-func consulBin() string { return os.Getenv("CUTBANK_CONSUL") }
+// consulBin is Consul's program, which test/systems/run.sh builds.
+func consulBin() string { return os.Getenv("CUTBANK_TEST_CONSUL") }
 
 // consulServers are the servers that a script has started, by the address of their API.
 var consulServers sync.Map

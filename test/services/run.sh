@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 services=$PWD/test/services
 go=${GO:-go}
-cache=${CUTBANK_SERVICES:-${XDG_CACHE_HOME:-$HOME/.cache}/cutbank-services}
+. test/keep.sh
 dir=$(mktemp -d)
 pids=()
 stop() {
@@ -18,23 +18,6 @@ stop() {
 	rm -rf "$dir"
 }
 trap stop EXIT
-
-# keep NAME LOCKFILE MAKE: $kept is a folder that "MAKE FOLDER" has filled, once for each
-# content of LOCKFILE. What nobody has used for a month goes.
-keep() {
-	local sum new
-	sum=$(sha256sum <"$2")
-	kept=$cache/$1-${sum:0:16}
-	mkdir -p "$cache"
-	if [[ ! -d $kept ]]; then
-		new=$(mktemp -d "$cache/new-XXXXXX")
-		echo "getting $1"
-		"$3" "$new"
-		mv -T "$new" "$kept" 2>/dev/null || rm -rf "$new" # somebody else was faster
-	fi
-	touch "$kept"
-	find "$cache" -mindepth 1 -maxdepth 1 -mtime +30 -exec rm -rf {} +
-}
 
 # serve NAME COMMAND...: starts a server, for an hour at most, with a free port in the
 # place of PORT; it is $port. A port may be taken between looking and starting: then
