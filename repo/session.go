@@ -402,14 +402,19 @@ func (s *Session) end(ctx context.Context) {
 }
 
 // removeIntent removes the heartbeats first: without its intent a heartbeat
-// would stay for ever.
+// would stay for ever. Where one request fails for a reason that may pass, the
+// others would wait as long for nothing.
 func (s *Session) removeIntent(ctx context.Context) {
-	for i := 1; i <= s.n; i++ {
-		if err := s.r.b.Remove(ctx, fmt.Sprintf("%s.%d", intentName(s.ID), i)); err != nil {
-			s.r.opt.Logf("%v", err)
-		}
+	var names []string
+	for i := range s.n {
+		names = append(names, fmt.Sprintf("%s.%d", intentName(s.ID), i+1))
 	}
-	if err := s.r.b.Remove(ctx, intentName(s.ID)); err != nil {
-		s.r.opt.Logf("%v", err)
+	for _, name := range append(names, intentName(s.ID)) {
+		if err := s.r.b.Remove(ctx, name); err != nil {
+			s.r.opt.Logf("%v", err)
+			if backend.Transient(err) {
+				return
+			}
+		}
 	}
 }

@@ -2,6 +2,8 @@ package test
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
@@ -166,4 +168,52 @@ func (r *runs) mounted(dirs []string) {
 			r.t.Errorf("mounted w%d: %v\n%s", i, err, diff)
 		}
 	}
+}
+
+// TestInterruptedHung sends one Ctrl-C to a snapshot whose server has stopped
+// answering. It ends soon, and the next goes on.
+func TestInterruptedHung(t *testing.T) {
+	if !slow() {
+		t.Skip("LEFT OUT: CUTBANK_SLOW=1 runs it")
+	}
+	b := newBucket(t)
+	var hangs atomic.Bool
+	hung, release := make(chan struct{}, 1), make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/packs/") && hangs.Load() {
+			select {
+			case hung <- struct{}{}:
+			default:
+			}
+		}
+		if hangs.Load() && len(hung) > 0 {
+			<-release
+			panic(http.ErrAbortHandler)
+		}
+		b.handler.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	c := newCLI(t)
+	c.env = append(c.env, "CUTBANK_REPO=s3+"+srv.URL+b.path, "CUTBANK_PASSWORD=")
+	c.run("init", "--no-password")
+	src := t.TempDir()
+	bulk(t, src, 3, 60)
+	hangs.Store(true)
+	p := c.start("snapshot", "--name", "host", src)
+	for len(hung) == 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	p.Process.Signal(syscall.SIGINT)
+	begun := time.Now()
+	late := time.AfterFunc(mostTime, func() { p.Process.Kill() })
+	defer late.Stop()
+	if code := p.end(); code != 130 {
+		t.Errorf("after Ctrl-C: exit code %d\n%s", code, p.err.String())
+	}
+	t.Logf("it ended %s after Ctrl-C", time.Since(begun).Round(time.Second))
+	hangs.Store(false)
+	close(release)
+	c.run("snapshot", "--name", "host", src)
+	c.verified("at last")
+	c.restored("at last", "host/latest", src)
 }

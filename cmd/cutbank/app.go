@@ -25,6 +25,7 @@ import (
 type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	ending         context.Context // done grace after the command was to end; nil: never
 
 	repoPath, passwordCommand, cacheDir string
 	credential                          string // a file

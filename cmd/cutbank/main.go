@@ -22,8 +22,13 @@ import (
 	"github.com/cutbankfs/cutbank/chunkstore/seal"
 )
 
-// patience is how long after Ctrl-C it is said what there is to wait for.
-const patience = 2 * time.Second
+const (
+	// patience is how long after Ctrl-C it is said what there is to wait for.
+	patience = 2 * time.Second
+	// grace is how long after it places in the network have time to recover, as
+	// they always have.
+	grace = 10 * time.Second
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -39,7 +44,10 @@ func main() {
 
 // run is the program: it returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	ending, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	context.AfterFunc(ctx, func() { time.AfterFunc(grace, end) })
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, ending: ending}
 	root := a.rootCommand()
 	root.SetArgs(args)
 	root.SetIn(stdin)

@@ -111,7 +111,7 @@ func (a *app) remoteAt(url string) (backend.Backend, error) {
 			continue
 		}
 		if a.transport == nil {
-			t, err := web.Transport(web.Options{CACert: a.caCert, Upload: int64(a.limitUpload), Download: int64(a.limitDownload)})
+			t, err := web.Transport(web.Options{CACert: a.caCert, Upload: int64(a.limitUpload), Download: int64(a.limitDownload), Ending: a.ending})
 			if err != nil {
 				return nil, usagef("%v", err)
 			}
@@ -146,14 +146,15 @@ func (a *app) slowest() int64 {
 // requests fail together.
 const warnAgain = time.Minute
 
-// backoff is backend.Backoff, and tells why there is to wait.
+// backoff is backend.Backoff until the command is to end, and tells why there is to
+// wait.
 func (a *app) backoff() func(int, error) (time.Duration, bool) {
 	var mu sync.Mutex
 	var warned time.Time
 	return func(n int, why error) (time.Duration, bool) {
 		wait, again := backend.Backoff(n)
-		if !again {
-			return wait, again
+		if !again || a.ending != nil && a.ending.Err() != nil {
+			return wait, false
 		}
 		a.logf("attempt %d: %v; the next is in %s", n, why, wait.Round(time.Millisecond))
 		mu.Lock()

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -8,10 +9,11 @@ import (
 )
 
 // conn is a connection that is lost when nothing moves in either direction for
-// stall, and that keeps to the limits.
+// too long, and that keeps to the limits.
 type conn struct {
 	net.Conn
-	stall    time.Duration
+	opt      Options
+	forget   func() bool // lets go of Ending
 	up, down *limiter
 	sent     atomic.Int64 // since something was last read
 }
@@ -23,8 +25,32 @@ const (
 	slowLine = 16 << 10 // bytes a second
 )
 
-func (c *conn) overdue() time.Time {
-	return time.Now().Add(c.stall + time.Duration(min(c.sent.Load(), buffered))*time.Second/slowLine)
+func newConn(nc net.Conn, opt Options, up, down *limiter) *conn {
+	c := &conn{Conn: nc, opt: opt, up: up, down: down}
+	c.forget = context.AfterFunc(opt.Ending, func() {
+		_ = c.SetDeadline(time.Now().Add(opt.Hurry)) // who is stuck in a call already; a closed one needs none
+	})
+	return c
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.forget()
+	return c.Conn.Close()
+}
+
+// expect sets deadlines for what is to move next, wait from now at the earliest.
+func (c *conn) expect(set func(time.Time) error, wait time.Duration) error {
+	for {
+		hurried := c.opt.Ending.Err() != nil
+		due := c.opt.Stall + time.Duration(min(c.sent.Load(), buffered))*time.Second/slowLine
+		if hurried {
+			due = min(due, c.opt.Hurry)
+		}
+		if err := set(time.Now().Add(due + wait)); err != nil || hurried == (c.opt.Ending.Err() != nil) {
+			return err
+		}
+	}
 }
 
 // Write implements net.Conn. While something is sent the answer is not overdue:
@@ -33,7 +59,7 @@ func (c *conn) Write(p []byte) (n int, err error) {
 	for {
 		part := p[n:min(len(p), n+c.up.piece(len(p)))]
 		wait := c.up.take(len(part))
-		if err := c.SetDeadline(c.overdue().Add(wait)); err != nil {
+		if err := c.expect(c.SetDeadline, wait); err != nil {
 			return n, err
 		}
 		time.Sleep(wait)
@@ -47,7 +73,7 @@ func (c *conn) Write(p []byte) (n int, err error) {
 
 // Read implements net.Conn.
 func (c *conn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(c.overdue()); err != nil {
+	if err := c.expect(c.SetReadDeadline, 0); err != nil {
 		return 0, err
 	}
 	n, err := c.Conn.Read(p[:min(len(p), c.down.piece(len(p)))])

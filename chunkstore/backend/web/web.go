@@ -25,6 +25,11 @@ type Options struct {
 	// Stall is for how long nothing may move before a connection counts as
 	// lost; 0: one minute.
 	Stall time.Duration
+
+	// Ending, if not nil, is done when whoever asked waits no more: from then on
+	// nothing may move for Hurry only; 0: five seconds.
+	Ending context.Context
+	Hurry  time.Duration
 }
 
 // Transport returns what HTTP clients connect with. Its limits are over all that
@@ -33,6 +38,12 @@ type Options struct {
 func Transport(opt Options) (*http.Transport, error) {
 	if opt.Stall == 0 {
 		opt.Stall = time.Minute
+	}
+	if opt.Hurry == 0 {
+		opt.Hurry = 5 * time.Second
+	}
+	if opt.Ending == nil {
+		opt.Ending = context.Background()
 	}
 	roots, err := trusted(opt.CACert)
 	if err != nil {
@@ -47,7 +58,7 @@ func Transport(opt Options) (*http.Transport, error) {
 			if err != nil {
 				return nil, err
 			}
-			return &conn{Conn: c, stall: opt.Stall, up: up, down: down}, nil
+			return newConn(c, opt, up, down), nil
 		},
 		TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:   20 * time.Second,

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"context"
 	"encoding/pem"
 	"errors"
 	"io"
@@ -247,4 +248,39 @@ func TestNotConnected(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// When nobody waits any more, a server that says nothing is given up soon: by who
+// was waiting for it already, and by who asks afterwards.
+func TestHurry(t *testing.T) {
+	release := make(chan struct{})
+	asked := make(chan struct{}, 2)
+	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		asked <- struct{}{}
+		<-release
+	}))
+	defer srv.Close()
+	defer close(release)
+	ending, end := context.WithCancel(t.Context())
+	c := client(t, Options{Stall: time.Hour, Ending: ending, Hurry: 200 * time.Millisecond})
+	failed := make(chan error)
+	get := func() {
+		_, err := c.Get(srv.URL)
+		failed <- err
+	}
+	go get()
+	<-asked
+	select {
+	case err := <-failed:
+		t.Fatalf("before its end: %v", err)
+	case <-time.After(500 * time.Millisecond):
+	}
+	end()
+	for range 2 {
+		if ne, ok := (<-failed).(net.Error); !ok || !ne.Timeout() {
+			t.Errorf("%v is no timeout", ne)
+		}
+		go get()
+	}
+	<-failed
 }
