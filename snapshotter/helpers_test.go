@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -37,12 +38,11 @@ type mem struct {
 
 var epoch = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-var inodes uint64 // given out so far
+var inodes atomic.Uint64 // given out so far
 
 func node(name string, kind tree.Kind) *mem {
-	inodes++
 	at := tree.TimeOf(epoch.Add(-time.Hour))
-	return &mem{attr: tree.Attr{Name: name, Kind: kind, Mode: 0o644, Mtime: at, Ctime: at, Nlink: 1, Dev: 1, Ino: inodes}}
+	return &mem{attr: tree.Attr{Name: name, Kind: kind, Mode: 0o644, Mtime: at, Ctime: at, Nlink: 1, Dev: 1, Ino: inodes.Add(1)}}
 }
 
 func file(name string, data []byte) *mem {
