@@ -268,3 +268,33 @@ func TestCutShort(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 }
+
+// A server that repeats a page of a listing, or does not sort, is not followed.
+func TestUnsorted(t *testing.T) {
+	for name, second := range map[string]string{"repeats": "a", "goes back": "0", "stays": "b"} {
+		pages := 0
+		s := &backendtest.S3{Fault: func(w http.ResponseWriter, r *http.Request) bool {
+			if !r.URL.Query().Has("list-type") {
+				return false
+			}
+			keys := []string{"a", "b"}
+			if pages++; pages > 1 {
+				keys = []string{second, second + "c"}
+			}
+			fmt.Fprint(w, "<ListBucketResult>")
+			for _, k := range keys {
+				fmt.Fprintf(w, "<Contents><Key>some/prefix/packs/%s</Key><Size>1</Size><LastModified>2026-03-01T12:00:00Z</LastModified></Contents>", k)
+			}
+			fmt.Fprint(w, "<IsTruncated>true</IsTruncated><NextContinuationToken>same</NextContinuationToken></ListBucketResult>")
+			return true
+		}}
+		var err error
+		n := 0
+		for _, err = range fake(t, s).List(t.Context(), "packs/") {
+			n++
+		}
+		if !errors.Is(err, errors.ErrUnsupported) || n != 3 {
+			t.Errorf("%s: %d names of %d pages, %v", name, n, pages, err)
+		}
+	}
+}

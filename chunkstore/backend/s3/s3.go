@@ -228,11 +228,17 @@ func (b *Bucket) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[
 		if after != "" {
 			opt.StartAfter = b.key(after)
 		}
+		last := ""
 		for o := range b.c.ListObjectsIter(ctx, b.bucket, opt) {
 			if o.Err != nil {
 				yield(backend.Info{}, b.failed(ctx, "list", prefix, o.Err))
 				return
 			}
+			if o.Key <= last {
+				yield(backend.Info{}, b.unsorted(prefix, o.Key, last))
+				return
+			}
+			last = o.Key
 			name := strings.TrimPrefix(o.Key, b.key(""))
 			if !backend.ValidName(name) || !strings.HasPrefix(name, prefix) {
 				continue
@@ -245,6 +251,12 @@ func (b *Bucket) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[
 			yield(backend.Info{}, err)
 		}
 	}
+}
+
+// unsorted says that key was listed behind last. Whoever believed that would skip
+// what lies between, or never come to an end.
+func (b *Bucket) unsorted(prefix, key, last string) error {
+	return fmt.Errorf("list %s of %s: the server does not list in the order of names: %q came behind %q: %w", prefix, b, key, last, errors.ErrUnsupported)
 }
 
 // Remove implements backend.Backend.
