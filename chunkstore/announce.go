@@ -36,7 +36,7 @@ func (nb *nearby) find(at place) (int, bool) {
 
 // dispatch returns what of the announced is to be fetched now. The caller has mu.
 func (f *fetcher) dispatch() (due []*piece) {
-	for f.flying < f.lanes && len(f.order) > 0 {
+	for f.flying < lanes && len(f.order) > 0 {
 		nb := f.near(f.order[0].pack)
 		if i, found := nb.find(f.order[0]); found {
 			pieces := f.launch(nb, i, true)

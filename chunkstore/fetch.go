@@ -30,6 +30,10 @@ const (
 	firstMeta = 512 << 10
 	// growth is from piece to piece.
 	growth = 4
+	// lanes is how many pieces of what was announced are under way at once: so many
+	// that a request's delay is hidden behind the bytes of the others, and so few
+	// that what is announced meanwhile goes along with its neighbours.
+	lanes = 6
 	// frameHead is what stands in front of each frame in a pack.
 	frameHead = 4
 	// defaultAhead is how many bytes of pieces are kept, those under way included.
@@ -86,7 +90,6 @@ type nearby struct {
 type fetcher struct {
 	b     backend.Backend
 	limit int64
-	lanes int // how much of what was announced to have under way at once
 	life  context.Context
 	end   context.CancelFunc
 
@@ -99,7 +102,7 @@ type fetcher struct {
 }
 
 func newFetcher(b backend.Backend, limit int64) *fetcher {
-	f := &fetcher{b: b, limit: limit, packs: map[pack.Name]*nearby{}, lanes: backend.Transfers(b)}
+	f := &fetcher{b: b, limit: limit, packs: map[pack.Name]*nearby{}}
 	f.life, f.end = context.WithCancel(context.Background())
 	return f
 }

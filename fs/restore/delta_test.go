@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
@@ -163,25 +164,36 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestPrefetch: hints name chunks before they are read, each once.
+// TestPrefetch: hints name chunks before they are read, each once, and are always
+// almost two windows ahead; chunks of any size.
 func TestPrefetch(t *testing.T) {
-	data := random(14, 3000*memChunk)
-	f := memFile("f", data)
-	hinted := map[chunk.ID]bool{}
-	f.onRead = func(off int64) error {
-		if id := f.exts[off/memChunk].ID; !hinted[id] {
-			t.Errorf("chunk at %d was not announced", off)
+	for _, size := range []int{memChunk, 3 << 20} {
+		data := random(14, 24<<20)
+		f := memFile("f", data)
+		f.exts = nil
+		for p := range slices.Chunk(data, size) {
+			f.exts = append(f.exts, tree.Extent{Off: int64(len(f.exts) * size), Len: int64(len(p)), Kind: tree.Data, ID: hasher.Sum(p)})
 		}
-		return nil
-	}
-	n := 0
-	restoreTo(t, memDir("", f), t.TempDir(), Options{Prefetch: func(_ context.Context, ids []chunk.ID) {
-		for _, id := range ids {
-			n++
-			hinted[id] = true
+		hinted, told := map[chunk.ID]bool{}, int64(0)
+		f.onRead = func(off int64) error {
+			if id := f.exts[off/int64(size)].ID; !hinted[id] {
+				t.Errorf("chunk at %d was not announced", off)
+			}
+			if ahead := told - off; told < int64(len(data)) && ahead < 2*window*3/4 {
+				t.Errorf("at %d %d bytes are ahead", off, ahead)
+			}
+			return nil
 		}
-	}})
-	if n != len(f.exts) {
-		t.Errorf("%d hints for %d chunks", n, len(f.exts))
+		n := 0
+		restoreTo(t, memDir("", f), t.TempDir(), Options{Prefetch: func(_ context.Context, ids []chunk.ID) {
+			for _, id := range ids {
+				told += f.exts[n].Len
+				n++
+				hinted[id] = true
+			}
+		}})
+		if n != len(f.exts) {
+			t.Errorf("%d hints for %d chunks", n, len(f.exts))
+		}
 	}
 }

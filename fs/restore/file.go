@@ -21,7 +21,7 @@ func (w *worker) file(ctx context.Context, j *job, old *stat, h handle, o outcom
 	defer src.close()
 	t := &w.t
 	*t = transfer{ctx: ctx, w: w, src: src, seed: -1, out: -1, dry: w.r.opt.DryRun,
-		cur: t.cur[:0], next: t.next[:0], ids: t.ids[:0], block: t.block[:0]}
+		queue: t.queue[:0], ids: t.ids[:0], block: t.block[:0]}
 	if h >= 0 {
 		direct := w.r.opt.InPlace && old.nlink == 1
 		seed, err := w.openSeed(j, h, *old, direct && !t.dry)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"hash"
+	"slices"
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/repo/tree"
@@ -15,6 +16,9 @@ const (
 	maxBlock  = 16 << 20 // or a whole chunk, up to this: it cannot be compared in parts
 	window    = 4 << 20  // how far ahead of reading Prefetch is told at least
 	pageSize  = 4096     // the smallest run of zeros worth a hole
+
+	windowSteps = 8    // in how many parts a file's two windows move on
+	maxQueue    = 8192 // extents that are ahead of reading at most
 )
 
 // transfer brings one file's contents into the target.
@@ -41,11 +45,12 @@ type transfer struct {
 	holes        bool // out has holes, its size says nothing about its data
 	fetched      int64
 	written      int64
-	data         int64 // bytes that a whole copy writes
-	seen         int64 // bytes done, all of them equal to the seed's while !differs
-	cur, next    []tree.Extent
-	ids          []chunk.ID
-	nextLen      int64
+	data         int64         // bytes that a whole copy writes
+	seen         int64         // bytes done, all of them equal to the seed's while !differs
+	queue        []tree.Extent // announced and not worked off yet
+	queued       int64         // bytes of data in it
+	ids          []chunk.ID    // not announced yet
+	untold       int64         // bytes of these
 	block        []tree.Extent
 	blockLen     int64
 	hash         hash.Hash // of the contents, valid after run
@@ -68,38 +73,49 @@ func (t *transfer) run() error {
 	if err := t.src.each(t.add); err != nil {
 		return err
 	}
-	t.prefetch()
-	for _, es := range [][]tree.Extent{t.cur, t.next} {
-		if err := t.process(es); err != nil {
-			return err
-		}
+	if len(t.queue) > 1 { // a single one is about to be read anyway
+		t.prefetch()
+	}
+	if err := t.process(t.queue); err != nil {
+		return err
 	}
 	return t.finish()
 }
 
-// add queues an extent; what is two windows behind is worked off.
+// add queues an extent; what is two windows behind is worked off. Both go in steps
+// of a part of a window, so that there is always something left to be fetched.
 func (t *transfer) add(e tree.Extent) error {
-	t.next = append(t.next, e)
+	ahead := 2 * t.w.r.window()
+	step := max(ahead/windowSteps, blockSize)
+	t.queue = append(t.queue, e)
 	if e.Kind == tree.Data {
-		t.nextLen += e.Len
+		t.queued += e.Len
 		if t.seed < 0 && !t.dry && t.w.r.opt.Prefetch != nil && !e.ID.IsZero() {
-			t.ids = append(t.ids, e.ID)
+			t.ids, t.untold = append(t.ids, e.ID), t.untold+e.Len
 		}
 	}
-	if t.nextLen < t.w.r.window() && len(t.next) < 4096 {
+	if t.untold >= step || len(t.ids) >= maxQueue/windowSteps {
+		t.prefetch()
+	}
+	if t.queued < ahead && len(t.queue) < maxQueue {
 		return nil
 	}
-	t.prefetch()
-	err := t.process(t.cur)
-	t.cur, t.next, t.nextLen = t.next, t.cur[:0], 0
+	n := 0
+	for most := len(t.queue) - maxQueue + maxQueue/windowSteps; n < len(t.queue) && (t.queued > ahead-step || n < most); n++ {
+		if t.queue[n].Kind == tree.Data {
+			t.queued -= t.queue[n].Len
+		}
+	}
+	err := t.process(t.queue[:n])
+	t.queue = slices.Delete(t.queue, 0, n)
 	return err
 }
 
 func (t *transfer) prefetch() {
-	if len(t.ids) > 1 { // a single one is about to be read anyway
+	if len(t.ids) > 0 {
 		t.w.r.opt.Prefetch(t.ctx, t.ids)
 	}
-	t.ids = t.ids[:0]
+	t.ids, t.untold = t.ids[:0], 0
 }
 
 // process gathers neighbouring extents of data into blocks.
