@@ -53,12 +53,14 @@ func environ(pairs ...string) []string {
 	return append(Environ(), pairs...)
 }
 
-// Environ returns the environment of this process without the password that opens
-// the repository: no program of a system needs it.
+// Environ returns the environment of this process without the passwords that open
+// repositories, such as CUTBANK_PASSWORD and CUTBANK_TO_PASSWORD: no program of a
+// system needs them.
 func Environ() []string {
 	var env []string
 	for _, e := range os.Environ() {
-		if !strings.HasPrefix(e, "CUTBANK_PASSWORD=") {
+		name, _, _ := strings.Cut(e, "=")
+		if !strings.HasPrefix(name, "CUTBANK_") || !strings.HasSuffix(name, "PASSWORD") {
 			env = append(env, e)
 		}
 	}
@@ -103,12 +105,13 @@ func (s *System) Capture(ctx context.Context, opt system.CaptureOptions) (system
 
 // begin clears what a killed run left, and writes down that this one begins.
 func (c *capture) begin(ctx context.Context) (err error) {
-	r := &c.s.recipe
-	if c.info.Version, c.info.Cluster, err = c.s.identity(ctx, c.env, c.opt.Logf); err != nil {
+	identity := func() error {
+		c.info.Version, c.info.Cluster, err = c.s.identity(ctx, c.env, c.opt.Logf)
 		return err
 	}
+	r := &c.s.recipe
 	if r.Pre == "" && r.Post == "" && r.Abort == "" {
-		return nil
+		return identity()
 	}
 	from, name := c.s.what()
 	st, err := openState(c.opt.State, c.opt.Name, from+" "+name)
@@ -120,6 +123,10 @@ func (c *capture) begin(ctx context.Context) (err error) {
 			st.leave()
 			return err
 		}
+	}
+	// A system that a killed run has stopped could not tell its version before.
+	if err := identity(); err != nil {
+		return errors.Join(err, st.end())
 	}
 	if err := st.begin(began{Name: c.opt.Name, Started: c.opt.Now().UTC(), PID: os.Getpid()}); err != nil {
 		return errors.Join(err, st.end())

@@ -14,7 +14,8 @@
 //
 //   - A run writes down in a file of the folder for local state that it begins. One
 //     that finds the file of a run that was killed (SIGKILL, a crash, power) says so
-//     and runs the abort hook first; if that fails nothing is begun. Two runs of the
+//     and runs the abort hook first, before it asks for the version; if that fails
+//     nothing is begun. Two runs of the
 //     same --name and stream or directory do not go on beside each other. The file
 //     outlives the process, not the folder: where that is volatile, or --no-cache has
 //     it below TMPDIR, so is what it knows.
@@ -49,9 +50,9 @@
 //     what would go where, and refuses another version or cluster.
 //  2. Stop what uses the system. cutbank does not: the recipe has no hooks for it.
 //  3. The same without --dry-run. A stream goes to the restore command's standard
-//     input. If stored data is damaged the command is killed, and never sees an end
-//     that is none; use one that takes all or nothing (psql -1). It must exit with 0,
-//     and read all. A directory is made to hold what the snapshot holds, and nothing
+//     input. If stored data is damaged, or cutbank is killed, so is the command, and
+//     never sees an end that is none; use one that takes all or nothing (psql -1). It
+//     must exit with 0, and read all. A directory is made to hold what the snapshot holds, and nothing
 //     else, if it is empty or with --force; then the restore command runs.
 //  4. Check with the system's own tools, and start it.
 //

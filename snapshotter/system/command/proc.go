@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // grace is how long what is told to end may take before it is killed, and how long
@@ -26,6 +28,8 @@ const maxTail = 2 << 10
 // a terminal does not reach it: what ends it is the end of a context, or of this
 // process, whatever kills that. Then the group gets SIGTERM, and five seconds later
 // SIGKILL. Where the program ends by itself what it left running is left alone.
+// Its input has an end only where that of Stdin is read: not if Stdin fails, nor if
+// this process is killed.
 type Proc struct {
 	What    string   // how messages call it: "the pre hook"
 	Args    []string // the program, looked up in PATH, and its arguments
@@ -61,7 +65,9 @@ type Running struct {
 	p       Proc
 	cmd     *exec.Cmd
 	log     *tail
-	unguard func() // of the guard
+	in      *os.File // the other side of its input; nil: it has none
+	fed     chan struct{}
+	unguard func()
 	ctx     context.Context
 	end     context.CancelFunc
 	done    chan struct{}
@@ -80,7 +86,13 @@ func (p Proc) Start(ctx context.Context) (*Running, error) {
 		cmd.Stdout = r.log
 	}
 	if p.Stdin != nil {
-		cmd.Stdin = &killing{r, p.Stdin}
+		in, w, err := os.Pipe()
+		if err != nil {
+			r.end()
+			return nil, err
+		}
+		defer in.Close()
+		cmd.Stdin, r.in, r.fed = in, w, make(chan struct{})
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
@@ -88,28 +100,64 @@ func (p Proc) Start(ctx context.Context) (*Running, error) {
 	r.cmd = cmd
 	err := cmd.Start()
 	if err == nil {
-		if r.unguard, err = guard(cmd.Process.Pid); err != nil {
+		if r.unguard, err = guard(cmd.Process.Pid, r.in); err != nil {
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			_ = cmd.Wait()
 		}
 	}
 	if err != nil {
 		r.end()
+		if r.in != nil {
+			r.in.Close()
+		}
 		return nil, fmt.Errorf("%s: %w", p.What, err)
+	}
+	if r.in != nil {
+		go r.feed()
 	}
 	go func() {
 		r.err = cmd.Wait()
+		if r.in != nil {
+			_ = r.in.SetWriteDeadline(time.Unix(1, 0)) // whatever it left running may hold its input open
+			<-r.fed
+		}
 		r.unguard()
 		close(r.done)
 	}()
 	return r, nil
 }
 
+// feed gives the program its input, and the end of it. Until then the guard has the
+// pipe open, too. The program must not take for the whole what it got of an input
+// that cannot be read.
+func (r *Running) feed() {
+	defer close(r.fed)
+	defer r.in.Close()
+	_, err := io.Copy(r.in, onlyReader{r.p.Stdin})
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return // it wants no more, or has ended: its exit code says whether that is right
+	}
+	var next func()
+	if err == nil {
+		next, err = guard(r.cmd.Process.Pid, nil)
+	}
+	if err != nil {
+		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
+		return
+	}
+	r.unguard() // and with it its side of the pipe
+	r.unguard = next
+}
+
+// onlyReader keeps io.Copy from other ways than Read.
+type onlyReader struct{ io.Reader }
+
 // guard watches over a process group from outside: if this process dies before it
 // ends the guard, the group is ended. Pdeathsig would reach the program alone, and not
 // what that has started; pg_basebackup, for one, has a child that goes on by itself
-// for ever, and keeps the server's log from being recycled.
-func guard(group int) (end func(), err error) {
+// for ever, and keeps the server's log from being recycled. What is to be held stays
+// open until then: a pipe of which the group must not see the end before it is ended.
+func guard(group int, hold *os.File) (end func(), err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -117,6 +165,14 @@ func guard(group int) (end func(), err error) {
 	defer r.Close()
 	g := exec.Command("/bin/sh", "-c", `read -r _; kill -TERM "-$1"; sleep 5; kill -KILL "-$1"`, "sh", strconv.Itoa(group))
 	g.Stdin = r // its end is that of this process, which alone has the other side
+	if hold != nil {
+		same, err := again(hold)
+		if err != nil {
+			return nil, errors.Join(err, w.Close())
+		}
+		defer same.Close()
+		g.ExtraFiles = []*os.File{same}
+	}
 	g.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := g.Start(); err != nil {
 		return nil, errors.Join(err, w.Close())
@@ -126,6 +182,21 @@ func guard(group int) (end func(), err error) {
 		_ = g.Wait()
 		w.Close()
 	}, nil
+}
+
+// again returns a second descriptor of a pipe. Where a file is given to a process
+// itself it blocks from then on, and no deadline ends a write to it.
+func again(f *os.File) (*os.File, error) {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	fd, derr := -1, error(nil)
+	err = c.Control(func(p uintptr) { fd, derr = unix.FcntlInt(p, unix.F_DUPFD_CLOEXEC, 0) })
+	if err = errors.Join(err, derr); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // Wait waits for the program's end. It may be called by many, and again.
@@ -154,6 +225,7 @@ func (r *Running) Wait() error {
 
 // Stop ends the program if it still runs, and waits for that.
 func (r *Running) Stop() {
+	defer r.end()
 	select {
 	case <-r.done:
 	default:
@@ -161,21 +233,6 @@ func (r *Running) Stop() {
 		<-r.done
 		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
 	}
-}
-
-// killing is a program's input. Where it cannot be read the program must not take
-// what it got for the whole.
-type killing struct {
-	r  *Running
-	in io.Reader
-}
-
-func (k *killing) Read(p []byte) (int, error) {
-	n, err := k.in.Read(p)
-	if err != nil && err != io.EOF {
-		_ = syscall.Kill(-k.r.cmd.Process.Pid, syscall.SIGKILL)
-	}
-	return n, err
 }
 
 // limited is a writer of which too much is an error.

@@ -2,12 +2,15 @@ package command
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"iter"
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/cutbankfs/cutbank/repo/tree"
 )
@@ -32,15 +35,23 @@ func startStream(ctx context.Context, p Proc) (*stream, error) {
 		r.Close()
 		return nil, err
 	}
+	// Where the command has ended and what it left running holds its output open,
+	// nothing else ends the wait for more.
+	context.AfterFunc(run.ctx, func() {
+		time.AfterFunc(grace, func() { _ = r.SetReadDeadline(time.Unix(1, 0)) })
+	})
 	return &stream{run: run, out: r}, nil
 }
 
 // Read implements io.Reader.
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.out.Read(p)
-	if err == io.EOF {
+	if err == io.EOF || errors.Is(err, os.ErrDeadlineExceeded) {
 		if werr := s.run.Wait(); werr != nil {
 			return n, werr
+		}
+		if err != io.EOF {
+			return n, fmt.Errorf("%s has ended, and something that it left running holds its output open: %w", s.run.p.What, err)
 		}
 		s.done.Store(true)
 	}
