@@ -94,6 +94,7 @@ var chances = map[string]string{
 	"fs/restore/worker.go crypto/rand":                      "names of temporary links, which nothing sees when they are done",
 	"fs/restore/receipt.go time":                            "a receipt says when it was written",
 	"index/db.go crypto/rand":                               "the default source of segment names; repo hands its own down",
+	"snapshotter/system/postgresql/psql.go crypto/rand":     "the word that ends psql's restricted mode, which nothing sees when it is done",
 	"repo/checkpacks.go math/rand/v2":                       "which packs a sample reads, from the seed it is given",
 	"chunkstore/backend/remote.go math/rand/v2":             "pauses of different length",
 	"chunkstore/backend/web/conn.go time":                   "deadlines and rates of connections, over in seconds",

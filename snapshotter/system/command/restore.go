@@ -7,6 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/cutbankfs/cutbank/repo/tree"
@@ -94,8 +97,9 @@ func (s *System) restoreDir(ctx context.Context, n tree.Node, command string, en
 }
 
 // MayFill refuses to replace what is in a directory, unless that was asked for. One
-// that is missing may be filled.
-func MayFill(dir string, opt system.RestoreOptions) error {
+// that is missing may be filled. Where marks are given, which are globs, one that has
+// something in it, but nothing that fits one of them, is not what it is taken for.
+func MayFill(dir string, opt system.RestoreOptions, marks ...string) error {
 	f, err := os.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -104,15 +108,28 @@ func MayFill(dir string, opt system.RestoreOptions) error {
 		return err
 	}
 	defer f.Close()
-	names, err := f.Readdirnames(1)
+	names, err := f.Readdirnames(1000) // if none of so many fits, none will
 	switch {
 	case err != nil && err != io.EOF:
 		return err
-	case len(names) > 0 && !opt.Force:
+	case len(names) == 0:
+		return nil
+	case !opt.Force:
 		return fmt.Errorf("%s is not empty: --force replaces what is there: %w", dir, system.ErrRefused)
-	case len(names) > 0:
-		opt.Warnf("what is in %s and not in the snapshot is removed", dir)
 	}
+	other := ""
+	for _, name := range names {
+		switch {
+		case slices.ContainsFunc(marks, func(mark string) bool { ok, err := filepath.Match(mark, name); return ok && err == nil }):
+			marks = nil
+		case name != "lost+found" && !strings.HasPrefix(name, ".cutbank-"): // which a restore that was killed has left
+			other = name
+		}
+	}
+	if len(marks) > 0 && other != "" {
+		return fmt.Errorf("%s does not look like what is to be replaced: it has %q, and nothing named %s; empty it yourself if it is meant: %w", dir, other, strings.Join(marks, " or "), system.ErrRefused)
+	}
+	opt.Warnf("what is in %s and not in the snapshot is removed", dir)
 	return nil
 }
 

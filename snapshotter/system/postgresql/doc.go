@@ -39,7 +39,9 @@
 // A whole server, on a machine that has the same major version:
 //
 //  1. Stop the server; move its data directory away, and tablespaces, whose directories
-//     are those of tablespace_map unless -T gives others.
+//     are those of tablespace_map unless -T gives others. With --force the directory,
+//     if it is one of the same server, is replaced, and so are its tablespaces; one
+//     that is not linked from it is left alone unless -T names it.
 //  2. "cutbank restore NAME/latest --system postgresql --dry-run -- -D DIR", then
 //     without --dry-run; as root with --owner postgres, or with DIR made for its owner
 //     before. At the end pg_verifybackup has read all files and the log.
@@ -51,17 +53,22 @@
 // A database of a light or dataless snapshot, into a running server:
 //
 //  1. "cutbank cat NAME/latest:globals.sql" shows the roles; make those that are missing.
-//  2. "cutbank restore NAME/latest:databases/app --system postgresql -- -h HOST". It is
-//     made if it is missing, filled in one transaction if it is empty, and with --force
-//     dropped first. With -j several tables are filled at once, and not in one
-//     transaction.
+//  2. "cutbank restore NAME/latest:databases/app --system postgresql -- -h HOST". One
+//     that is there and empty is filled, in one transaction without -j. One that is
+//     missing, or with --force is replaced, is made under another name,
+//     "cutbank-new-...", and is renamed when it is whole; the old one is dropped after
+//     that, so there must be room for both, and nobody may be connected to it. What a
+//     run that was killed has left under such a name goes with the next.
 //  3. ANALYZE: dumps have no statistics.
+//
+// A light snapshot's database is made with the encoding, locale, owner, privileges and
+// settings that it had, a dataless one's with those that are usual on the server.
+// Who restores trusts the snapshot with all that the restoring user may do on the
+// server, as with any dump; on this machine a schema can do nothing (psql's \restrict).
 //
 // # What is not covered
 //
 // Configuration outside of the data directory (Debian has it in /etc/postgresql: keep a
 // snapshot of that); continuous archiving, and so recovery to moments between snapshots;
-// settings, owner and privileges of a database itself in light snapshots (ALTER DATABASE
-// in globals.sql has none of them; createdb's defaults count); large objects' owners are
-// as pg_dump has them.
+// large objects' owners are as pg_dump has them.
 package postgresql

@@ -4,18 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/cutbankfs/cutbank/repo/tree"
 	"github.com/cutbankfs/cutbank/snapshotter/source"
 	"github.com/cutbankfs/cutbank/snapshotter/system"
-	"github.com/cutbankfs/cutbank/snapshotter/system/command"
 )
 
 // dumped is what pg_dump has written, in scratch space.
@@ -83,17 +80,17 @@ func choose(rows [][]string, opt system.CaptureOptions) (map[string]bool, error)
 		return nil, fmt.Errorf("--mode light: say with --data of which databases to keep the data: %w", system.ErrRefused)
 	}
 	for _, pattern := range opt.Data {
-		n := len(chosen)
+		fits := false
 		for _, row := range rows {
 			ok, err := path.Match(pattern, row[0])
 			if err != nil {
 				return nil, fmt.Errorf("--data %q: %w: %w", pattern, err, system.ErrRefused)
 			}
 			if ok || pattern == row[0] {
-				chosen[row[0]] = true
+				chosen[row[0]], fits = true, true
 			}
 		}
-		if n == len(chosen) && !chosen[pattern] {
+		if !fits {
 			return nil, fmt.Errorf("--data %q: the server has no database of this name: %w", pattern, system.ErrRefused)
 		}
 	}
@@ -121,11 +118,7 @@ func (s *System) dumpSchema(ctx context.Context, name, to, scratch string) error
 	if err := s.dumpDatabase(ctx, name, tmp, false); err != nil {
 		return err
 	}
-	toc, err := s.tools.Ask(ctx, "pg_restore", "-l", tmp)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(list, []byte(withoutSecrets(toc)), 0o600); err != nil {
+	if err := s.list(ctx, tmp, list, noSecret); err != nil {
 		return err
 	}
 	if err := os.Mkdir(to, 0o700); err != nil {
@@ -134,18 +127,35 @@ func (s *System) dumpSchema(ctx context.Context, name, to, scratch string) error
 	return s.tools.To(ctx, filepath.Join(to, "schema.sql"), "pg_restore", "-L", list, "-f", "-", tmp)
 }
 
-// withoutSecrets takes lines out of the list of what a dump holds. A line is
-// "DUMPID; TABLEOID OID DESCRIPTION SCHEMA NAME OWNER".
-func withoutSecrets(toc string) string {
-	var b strings.Builder
-	for line := range strings.Lines(toc) {
-		_, rest, ok := strings.Cut(line, "; ")
-		if f := strings.SplitN(rest, " ", 3); ok && len(f) == 3 && (strings.HasPrefix(f[2], "USER MAPPING ") || strings.HasPrefix(f[2], "SUBSCRIPTION ")) {
-			continue
+// noSecret reports whether a part of a dump is kept where there shall be no password.
+func noSecret(desc string) bool {
+	for _, of := range []string{"USER MAPPING ", "SUBSCRIPTION ", "COMMENT - SUBSCRIPTION ", "SECURITY LABEL - SUBSCRIPTION "} {
+		if strings.HasPrefix(desc, of) {
+			return false
 		}
-		b.WriteString(line)
 	}
-	return b.String()
+	return true
+}
+
+// list writes the list of what a dump holds, as far as it is wanted, into a new file.
+func (s *System) list(ctx context.Context, dump, file string, want func(desc string) bool, args ...string) error {
+	all := file + ".all"
+	if err := s.tools.To(ctx, all, "pg_restore", append(args, "-l", dump)...); err != nil {
+		return err
+	}
+	return errors.Join(filterList(all, file, want), os.Remove(all))
+}
+
+// filterList copies the lines of a list that are wanted. A line is
+// "DUMPID; TABLEOID OID DESCRIPTION SCHEMA NAME OWNER".
+func filterList(from, to string, want func(desc string) bool) error {
+	return rewrite(from, to, func(line string) string {
+		_, rest, ok := strings.Cut(line, "; ")
+		if f := strings.SplitN(rest, " ", 3); ok && len(f) == 3 && !want(f[2]) {
+			return ""
+		}
+		return line
+	})
 }
 
 // rolesQuery has roles and who is in which, and nothing that people have set.
@@ -172,127 +182,4 @@ func (s *System) dumpRoles(ctx context.Context, dir string, opt system.CaptureOp
 		return err
 	}
 	return s.tools.To(ctx, file, "pg_dumpall", append(args, "--no-role-passwords")...)
-}
-
-// restoreDump brings databases of a light or dataless snapshot into a server.
-func (s *System) restoreDump(ctx context.Context, n tree.Node, info system.Info, opt system.RestoreOptions) (system.Result, error) {
-	now, err := s.identity(ctx)
-	if err != nil {
-		return system.Result{}, err
-	}
-	if err := command.CheckRelease(info, now, 1, opt); err != nil {
-		return system.Result{}, err
-	}
-	all, err := n.Lookup(ctx, "databases")
-	if err != nil {
-		return system.Result{}, err
-	}
-	var wanted []tree.Node
-	for d, err := range all.Entries(ctx, 0) {
-		if err != nil {
-			return system.Result{}, err
-		}
-		if opt.Path == "" || opt.Path == "databases" || opt.Path == "databases/"+d.Attr().Name {
-			wanted = append(wanted, d)
-		}
-	}
-	if len(wanted) == 0 {
-		return system.Result{}, fmt.Errorf("%s: %w: paths that can be restored are databases and databases/NAME", opt.Path, fs.ErrNotExist)
-	}
-	res := system.Result{}
-	states := make([]string, len(wanted))
-	for i, d := range wanted { // all are looked at before any is touched
-		if states[i], err = s.state(ctx, databaseName(d.Attr().Name), opt); err != nil {
-			return res, err
-		}
-	}
-	for i, d := range wanted {
-		name := databaseName(d.Attr().Name)
-		opt.Stepf("database %s, which is %s", name, states[i])
-		if !opt.DryRun {
-			if err := s.restoreDatabase(ctx, d, name, states[i], opt); err != nil {
-				return res, fmt.Errorf("database %s: %w%s", name, err, hint(err))
-			}
-		}
-		res.Items++
-		if t, ok := d.(tree.Totaler); ok {
-			res.Bytes += t.Totals().Bytes
-		}
-	}
-	return res, nil
-}
-
-// hint tells what to do about errors that are to be expected.
-func hint(err error) string {
-	if text := err.Error(); (strings.Contains(text, "role ") || strings.Contains(text, "tablespace ")) && strings.Contains(text, "does not exist") {
-		return " (globals.sql of the snapshot makes roles and tablespaces: `cutbank cat SNAPSHOT:globals.sql | psql`; --no-owner, --no-privileges and --no-tablespaces do without)"
-	}
-	return ""
-}
-
-// The states of a database that is to be restored.
-const (
-	missing = "not there yet"
-	empty   = "there and empty"
-	full    = "replaced"
-)
-
-// state refuses a database that holds something, unless that may be replaced.
-func (s *System) state(ctx context.Context, name string, opt system.RestoreOptions) (string, error) {
-	rows, err := s.query(ctx, s.database, "select 1 from pg_database where datname = "+literal(name))
-	if err != nil || len(rows) == 0 {
-		return missing, err
-	}
-	rows, err = s.query(ctx, name, `select (select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname !~ '^pg_' and n.nspname <> 'information_schema')
-		+ (select count(*) from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname !~ '^pg_' and n.nspname <> 'information_schema')
-		+ (select count(*) from pg_namespace where nspname !~ '^pg_' and nspname not in ('public', 'information_schema'))`)
-	switch {
-	case err != nil:
-		return "", err
-	case len(rows) == 1 && slices.Equal(rows[0], []string{"0"}):
-		return empty, nil
-	case !opt.Force:
-		return "", fmt.Errorf("database %s is not empty: --force drops it first: %w", name, system.ErrRefused)
-	case name == s.database:
-		return "", fmt.Errorf("database %s is in use by this restore itself: name another with -d: %w", name, system.ErrRefused)
-	}
-	return full, nil
-}
-
-// restoreDatabase brings one back, in one transaction.
-func (s *System) restoreDatabase(ctx context.Context, d tree.Node, name, state string, opt system.RestoreOptions) error {
-	tmp := filepath.Join(opt.Scratch, "restore")
-	if err := opt.Unpack(ctx, d, tmp); err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(tmp) }() // with the scratch space at the latest
-	if state == full {
-		if err := s.tools.Run(ctx, "dropdb", "-w", "--maintenance-db="+s.database, "--", name); err != nil {
-			return err
-		}
-	}
-	if state != empty {
-		if err := s.tools.Run(ctx, "createdb", "-w", "-T", "template0", "--maintenance-db="+s.database, "--", name); err != nil {
-			return err
-		}
-	}
-	if opt.Mode == system.Dataless {
-		return s.tools.Run(ctx, "psql", "-Xqw", "-v", "ON_ERROR_STOP=1", "-1", "-o", "/dev/null", "-d", conninfo(name), "-f", filepath.Join(tmp, "schema.sql"))
-	}
-	args := []string{"-w", "-e", "-d", conninfo(name)}
-	if s.jobs > 1 {
-		args = append(args, "-j", strconv.Itoa(s.jobs)) // which has no one transaction
-	} else {
-		args = append(args, "-1")
-	}
-	if s.noOwner {
-		args = append(args, "-O")
-	}
-	if s.noPrivileges {
-		args = append(args, "-x")
-	}
-	if s.noTablespaces {
-		args = append(args, "--no-tablespaces")
-	}
-	return s.tools.Run(ctx, "pg_restore", append(args, tmp)...)
 }

@@ -125,35 +125,6 @@ func (s *System) use(major string) {
 	}
 }
 
-// conninfo names a database so that no name can be taken for something else.
-func conninfo(database string) string {
-	return "dbname='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(database) + "'"
-}
-
-// literal quotes a string for SQL.
-func literal(s string) string {
-	if strings.Contains(s, `\`) {
-		return "E'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(s) + "'"
-	}
-	return "'" + strings.ReplaceAll(s, "'", "''") + "'"
-}
-
-// query asks a database, and returns rows of columns of text.
-func (s *System) query(ctx context.Context, database, sql string) ([][]string, error) {
-	out, err := s.tools.Ask(ctx, "psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-F", "\x1f", "-R", "\x1e", "-d", conninfo(database), "-c", sql)
-	if err != nil {
-		return nil, err
-	}
-	var rows [][]string
-	if out = strings.TrimSuffix(out, "\n"); out == "" {
-		return nil, nil
-	}
-	for row := range strings.SplitSeq(out, "\x1e") {
-		rows = append(rows, strings.Split(row, "\x1f"))
-	}
-	return rows, nil
-}
-
 // identity is what the server says of itself.
 func (s *System) identity(ctx context.Context) (system.Info, error) {
 	rows, err := s.query(ctx, s.database, `select current_setting('server_version'), (select system_identifier from pg_control_system()),

@@ -34,12 +34,79 @@ func TestNames(t *testing.T) {
 	}
 }
 
-func TestWithoutSecrets(t *testing.T) {
+func TestLists(t *testing.T) {
 	toc := ";\n; Archive\n;\n215; 1259 16390 TABLE public things rep\n3344; 1417 16400 USER MAPPING - USER MAPPING rep SERVER there postgres\n" +
-		"3345; 6100 16401 SUBSCRIPTION - sub postgres\n216; 1259 16391 TABLE public USER MAPPING rep\n"
-	want := ";\n; Archive\n;\n215; 1259 16390 TABLE public things rep\n216; 1259 16391 TABLE public USER MAPPING rep\n"
-	if got := withoutSecrets(toc); got != want {
-		t.Errorf("got %q", got)
+		"3345; 6100 16401 SUBSCRIPTION - sub postgres\n3346; 0 0 COMMENT - SUBSCRIPTION sub postgres\n216; 1259 16391 TABLE public USER MAPPING rep\n" +
+		"3347; 1262 16402 DATABASE - app rep\n3348; 0 0 ACL - DATABASE app rep\n3349; 0 0 ACL - SCHEMA DATABASE rep"
+	for name, c := range map[string]struct {
+		want func(string) bool
+		text string
+	}{
+		"without secrets": {noSecret, ";\n; Archive\n;\n215; 1259 16390 TABLE public things rep\n216; 1259 16391 TABLE public USER MAPPING rep\n" +
+			"3347; 1262 16402 DATABASE - app rep\n3348; 0 0 ACL - DATABASE app rep\n3349; 0 0 ACL - SCHEMA DATABASE rep"},
+		"of the database": {ofDatabase, ";\n; Archive\n;\n3347; 1262 16402 DATABASE - app rep\n3348; 0 0 ACL - DATABASE app rep\n"},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(dir+"/all", []byte(toc), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := filterList(dir+"/all", dir+"/list", c.want); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(dir + "/list"); err != nil || string(got) != c.text {
+			t.Errorf("%s: got %q, %v", name, got, err)
+		}
+	}
+}
+
+// TestForeignTablespace: what a snapshot alone names is not replaced, forced or not.
+func TestForeignTablespace(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"data/pg_tblspc", "mine/PG_15", "other/PG_15", "etc/passwd", "empty"} {
+		if err := os.MkdirAll(dir+"/"+d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(dir+"/mine", dir+"/data/pg_tblspc/1"); err != nil {
+		t.Fatal(err)
+	}
+	opt := system.RestoreOptions{Force: true, Warnf: t.Logf}
+	for name, want := range map[string]bool{"mine": true, "other": false, "etc": false, "empty": true, "missing": true} {
+		s := &System{}
+		if err := s.mayFillSpaces(dir+"/data", map[string]string{"1": dir + "/" + name}, opt); (err == nil) != want || err != nil && !errors.Is(err, system.ErrRefused) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s := &System{mappings: mappings{"/x": dir + "/other"}}
+	if err := s.mayFillSpaces(dir+"/data", map[string]string{"1": dir + "/other"}, opt); err != nil {
+		t.Errorf("one that was named: %v", err)
+	}
+}
+
+// TestRestricted: nothing that somebody has put into a schema ends the restriction.
+func TestRestricted(t *testing.T) {
+	dir := t.TempDir()
+	bin := dir + "/psql"
+	if err := os.WriteFile(bin, []byte("#!/bin/sh\nfor f; do :; done\nexec cat \"$f\" >"+dir+"/got\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := &System{}
+	s.tools.Dirs = []string{dir}
+	text := "\\restrict a\nselect 1;\n\\unrestrict b\n\\unrestrict a\n\\restrict c\n\\! ls\n"
+	if err := os.WriteFile(dir+"/in", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.psql(t.Context(), "d", dir+"/in"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(dir + "/got")
+	first, rest, _ := strings.Cut(string(got), "\n")
+	key, ok := strings.CutPrefix(first, `\restrict `)
+	if err != nil || !ok || len(key) < 20 || strings.Contains(text, key) || rest != "select 1;\n\\unrestrict b\n\\restrict c\n\\! ls\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if left, err := filepath.Glob(dir + "/in.*"); err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
 	}
 }
 
@@ -167,7 +234,7 @@ func TestChoose(t *testing.T) {
 	for _, c := range []struct {
 		data []string
 		want int // -1: refused
-	}{{[]string{"app"}, 1}, {[]string{"app*"}, 2}, {[]string{"app", "app*"}, 2}, {[]string{"none"}, -1}, {[]string{"["}, -1}, {nil, -1}} {
+	}{{[]string{"app"}, 1}, {[]string{"app*"}, 2}, {[]string{"app", "app*"}, 2}, {[]string{"postgres", "p*"}, 1}, {[]string{"none"}, -1}, {[]string{"["}, -1}, {nil, -1}} {
 		got, err := choose(rows, system.CaptureOptions{Mode: system.Light, Data: c.data})
 		if (err != nil) != (c.want < 0) || err == nil && len(got) != c.want || err != nil && !errors.Is(err, system.ErrRefused) {
 			t.Errorf("%q: %v, %v", c.data, got, err)

@@ -3,6 +3,7 @@ package postgresql
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cutbankfs/cutbank/repo/tree"
@@ -35,9 +37,6 @@ func (s *System) restoreBase(ctx context.Context, n tree.Node, info system.Info,
 	if err != nil {
 		return system.Result{}, err
 	}
-	if err := command.CheckRelease(info, now, 1, opt); err != nil {
-		return system.Result{}, err
-	}
 	if err := s.mayRun(dir); err != nil {
 		return system.Result{}, err
 	}
@@ -45,10 +44,17 @@ func (s *System) restoreBase(ctx context.Context, n tree.Node, info system.Info,
 	if err != nil {
 		return system.Result{}, err
 	}
-	for _, d := range append(slices.Sorted(maps.Values(spaces)), dir) {
-		if err := command.MayFill(d, opt); err != nil {
-			return system.Result{}, err
-		}
+	if err := command.MayFill(dir, opt, "PG_VERSION", "backup_label", "base", "global"); err != nil {
+		return system.Result{}, err
+	}
+	if err := s.mayFillSpaces(dir, spaces, opt); err != nil {
+		return system.Result{}, err
+	}
+	if now.Cluster, err = replaced(dir); err != nil {
+		return system.Result{}, err
+	}
+	if err := command.CheckRelease(info, now, 1, opt); err != nil {
+		return system.Result{}, err
 	}
 	res := system.Result{}
 	if t, ok := n.(tree.Totaler); ok {
@@ -64,6 +70,55 @@ func (s *System) restoreBase(ctx context.Context, n tree.Node, info system.Info,
 		return res, nil
 	}
 	return res, s.fill(ctx, n, dir, spaces, opt)
+}
+
+// mayFillSpaces refuses to replace a tablespace that the snapshot alone has named, and
+// that is none of the server in dir: another one may be using it.
+func (s *System) mayFillSpaces(dir string, spaces map[string]string, opt system.RestoreOptions) error {
+	mine := slices.Collect(maps.Values(s.mappings))
+	links, err := filepath.Glob(filepath.Join(dir, "pg_tblspc", "*"))
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if at, err := os.Readlink(l); err == nil {
+			mine = append(mine, at)
+		}
+	}
+	for _, at := range slices.Sorted(maps.Values(spaces)) {
+		if err := command.MayFill(at, opt, "PG_*"); err != nil {
+			return err
+		}
+		names, err := os.ReadDir(at)
+		if err == nil && len(names) > 0 && !slices.ContainsFunc(mine, func(m string) bool { return filepath.Clean(m) == at }) {
+			return fmt.Errorf("%s is not empty, and is no tablespace of the server in %s: say with -T %s=NEWDIR where it goes (the same directory, if it is meant): %w", at, dir, at, system.ErrRefused)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// replaced returns the system identifier of the data directory that is replaced; empty
+// if there is none. It is the first that stands in its control file.
+func replaced(dir string) (string, error) {
+	f, err := os.Open(filepath.Join(dir, "global", "pg_control"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var id uint64
+	switch err := binary.Read(f, binary.NativeEndian, &id); {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF): // half restored
+		return "", nil
+	case err != nil:
+		return "", err
+	}
+	return strconv.FormatUint(id, 10), nil
 }
 
 // mayRun refuses a directory in which a server runs, --force or not.
