@@ -158,7 +158,7 @@ func (a *app) restoreSystem(ctx context.Context, c *cobra.Command, s *restoreFla
 	case info.Kind != k.Name:
 		return fmt.Errorf("%wsnapshot %s is of %s, not of %s: use --system %s", errRefused, snapshotName(rec), quote(info.Kind), k.Name, quote(info.Kind))
 	case cleanPath(p) != "" && !k.Selective:
-		return usagef("%s is restored as a whole: give the SNAPSHOT without a path", k.Name)
+		return usagef("of %s no path is restored by itself: give the SNAPSHOT without one; `cutbank systems %s` says whether options choose a part", k.Name, k.Name)
 	}
 	root, err := snapfs.NewCache(r.Store()).Open(ctx, rec.Tree.ID)
 	if err != nil {

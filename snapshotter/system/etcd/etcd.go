@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/cutbankfs/cutbank/repo/tree"
 	"github.com/cutbankfs/cutbank/snapshotter/system"
@@ -28,14 +27,18 @@ var Kind = system.Kind{
 	Help: `The snapshot of one member is that of the whole cluster: of the endpoints that
 answer the one is asked that is furthest ahead. Options and variables are those of
 etcdctl. With -cert-auth, or with authentication, the user needs the role root.
-Passwords are taken from ETCDCTL_PASSWORD only.
+Passwords are taken from ETCDCTL_PASSWORD only. --mode light has the names of all keys
+and the values of those that begin with what --data says, --mode dataless names alone.
+Of a full or light snapshot, keys can be put back into a running cluster by --prefix.
 
   cutbank snapshot --system etcd -- --endpoints https://10.0.0.1:2379 --cacert ca.pem
+  cutbank snapshot --system etcd --mode light --data /registry/configmaps/
+  cutbank restore etcd/latest --system etcd --dry-run -- --prefix /registry/configmaps/
   cutbank restore etcd/latest --system etcd -- --data-dir /var/lib/etcd --name m1 \
       --initial-cluster m1=http://10.0.0.1:2380 \
       --initial-advertise-peer-urls http://10.0.0.1:2380`,
-	Modes:    []system.Mode{system.Full, system.Dataless},
-	Restores: "a full snapshot into a new data directory, on each member in turn",
+	Modes:    []system.Mode{system.Full, system.Light, system.Dataless},
+	Restores: "a full snapshot into a new data directory, on each member in turn; with --prefix the keys that begin with it, and a light snapshot, into a running cluster",
 	Flags:    flags,
 	Env: []system.Variable{
 		{Name: "ETCDCTL_ENDPOINTS", Short: "as --endpoints, and so on for each option of etcdctl"},
@@ -45,9 +48,11 @@ Passwords are taken from ETCDCTL_PASSWORD only.
 
 // System is an etcd cluster, or where one shall be.
 type System struct {
-	tools          command.Tools
-	dataDir, owner string
-	restore        []string // arguments of snapshot restore
+	tools           command.Tools
+	dataDir, walDir string
+	owner           string
+	restore         []string // arguments of snapshot restore
+	prefixes        texts    // of keys that are put back
 }
 
 // client are the options that etcdctl takes from its environment.
@@ -57,10 +62,22 @@ var client = []struct{ name, usage string }{
 	{"cert", "`file` with the client's certificate"},
 	{"key", "`file` with the client's key"},
 	{"user", "`name` of who asks; the password is in ETCDCTL_PASSWORD"},
-	{"insecure-skip-tls-verify", "`true`: believe any certificate"},
-	{"insecure-transport", "`false`: never without TLS"},
+	{"discovery-srv", "`domain` whose SRV records name the members"},
+	{"discovery-srv-name", "`name` of the service in these"},
 	{"dial-timeout", "`duration` to wait for a connection"},
 	{"command-timeout", "`duration` to wait for short answers"},
+	{"keepalive-time", "`duration` after which a connection is tried"},
+	{"keepalive-timeout", "`duration` to wait for an answer to that"},
+}
+
+// switches are those that are on or off.
+var switches = []struct {
+	name, usage string
+	def         bool
+}{
+	{"insecure-skip-tls-verify", "believe any certificate", false},
+	{"insecure-transport", "=false: never without TLS", true},
+	{"insecure-discovery", "=false: believe no SRV records that are insecure", true},
 }
 
 // restoring are those of snapshot restore, beside --data-dir.
@@ -69,9 +86,18 @@ var restoring = []struct{ name, usage string }{
 	{"initial-cluster", "restore: `name=url,...` of all members"},
 	{"initial-cluster-token", "restore: `token` of the new cluster"},
 	{"initial-advertise-peer-urls", "restore: this member's `urls` for its peers"},
-	{"wal-dir", "restore: `directory` of the log, if not in the data directory"},
 	{"bump-revision", "restore: add this `number` to the revision, so that watchers see a step ahead (etcdutl 3.6)"},
-	{"mark-compacted", "restore: `true` with --bump-revision: no older revision can be asked for"},
+}
+
+// texts is an option that can be given several times.
+type texts []string
+
+func (t *texts) String() string { return "" }
+
+// Set implements flag.Value.
+func (t *texts) Set(text string) error {
+	*t = append(*t, text)
+	return nil
 }
 
 func flags(f *flag.FlagSet) system.Opener {
@@ -84,6 +110,14 @@ func flags(f *flag.FlagSet) system.Opener {
 	for _, o := range restoring {
 		args[o.name] = f.String(o.name, "", o.usage)
 	}
+	on := map[string]*bool{}
+	for _, o := range switches {
+		on[o.name] = f.Bool(o.name, o.def, o.usage)
+	}
+	compacted := f.Bool("mark-compacted", false, "restore: with --bump-revision: no older revision can be asked for")
+	password := f.String("password", "", "not here, where others can see it: set ETCDCTL_PASSWORD")
+	f.Var(&s.prefixes, "prefix", "restore: put the keys that begin with `text` into the cluster that runs at --endpoints; repeatable")
+	f.StringVar(&s.walDir, "wal-dir", "", "restore: `directory` of the log, if not in the data directory")
 	f.StringVar(&s.dataDir, "data-dir", "", "restore: the new data `directory`")
 	f.StringVar(&s.owner, "owner", "", "restore: `user` or user:group that it shall belong to (default: who has the directory, if it is there)")
 	bin := f.String("bindir", "", "`directory` of etcdctl and etcdutl (default: PATH)")
@@ -91,10 +125,21 @@ func flags(f *flag.FlagSet) system.Opener {
 		if strings.Contains(*given["user"], ":") {
 			return nil, errors.New("--user: others can see a password on the command line: set ETCDCTL_PASSWORD")
 		}
+		if *password != "" {
+			return nil, errors.New("--password: others can see a password on the command line: set ETCDCTL_PASSWORD")
+		}
+		if len(s.prefixes) > 0 && s.dataDir+s.walDir != "" {
+			return nil, errors.New("--prefix puts keys into a running cluster, --data-dir and --wal-dir make a member of a new one: give one or the other")
+		}
 		s.tools.Env = []string{"ETCDCTL_API=3"}
 		for _, o := range client {
 			if v := *given[o.name]; v != "" {
-				s.tools.Env = append(s.tools.Env, "ETCDCTL_"+strings.ToUpper(strings.ReplaceAll(o.name, "-", "_"))+"="+v)
+				s.tools.Env = append(s.tools.Env, variable(o.name)+"="+v)
+			}
+		}
+		for _, o := range switches {
+			if v := *on[o.name]; v != o.def {
+				s.tools.Env = append(s.tools.Env, variable(o.name)+"="+strconv.FormatBool(v))
 			}
 		}
 		for _, o := range restoring {
@@ -102,11 +147,19 @@ func flags(f *flag.FlagSet) system.Opener {
 				s.restore = append(s.restore, "--"+o.name+"="+v)
 			}
 		}
+		if *compacted {
+			s.restore = append(s.restore, "--mark-compacted")
+		}
 		if *bin != "" {
 			s.tools.Dirs = []string{*bin}
 		}
 		return s, nil
 	}
+}
+
+// variable is the one that etcdctl takes an option from.
+func variable(option string) string {
+	return "ETCDCTL_" + strings.ToUpper(strings.ReplaceAll(option, "-", "_"))
 }
 
 // member is one that answers.
@@ -123,6 +176,8 @@ type member struct {
 		Applied uint64 `json:"raftAppliedIndex"`
 		Index   uint64 `json:"raftIndex"` // before 3.4 told what was applied
 		Learner bool   `json:"isLearner"`
+
+		Errors []string `json:"errors"` // alarms
 	}
 }
 
@@ -158,14 +213,17 @@ func (s *System) ahead(ctx context.Context, warnf func(string, ...any)) (*member
 	if best.Status.Leader == 0 {
 		warnf("the cluster has no leader: what %s has may not be the newest", best.Endpoint)
 	}
+	for _, e := range best.Status.Errors {
+		warnf("%s says: %s", best.Endpoint, e)
+	}
 	return best, nil
 }
 
-// capture is a file in scratch space.
+// capture is files in scratch space.
 type capture struct {
-	root *system.Node
-	info system.Info
-	file *os.File
+	root  *system.Node
+	info  system.Info
+	files []*os.File
 }
 
 // Capture implements system.System.
@@ -186,8 +244,8 @@ func (s *System) Capture(ctx context.Context, opt system.CaptureOptions) (system
 	} else {
 		c.add("members.json", members, mtime)
 	}
-	if opt.Mode == system.Dataless {
-		err = s.keys(ctx, c, m, mtime)
+	if opt.Mode != system.Full {
+		err = s.keys(ctx, c, m, opt, mtime)
 	} else {
 		err = s.save(ctx, c, m, filepath.Join(opt.Scratch, "snapshot.db"), mtime)
 	}
@@ -202,9 +260,10 @@ func (s *System) Capture(ctx context.Context, opt system.CaptureOptions) (system
 
 // pin has all that follows asked of one member.
 func (s *System) pin(m *member) {
-	env := []string{"ETCDCTL_ENDPOINTS=" + m.Endpoint}
+	// Where others are to be discovered that counts more than who is named.
+	env := []string{"ETCDCTL_ENDPOINTS=" + m.Endpoint, "ETCDCTL_DISCOVERY_SRV="}
 	for _, e := range s.tools.Env {
-		if !strings.HasPrefix(e, "ETCDCTL_ENDPOINTS=") {
+		if !strings.HasPrefix(e, "ETCDCTL_ENDPOINTS=") && !strings.HasPrefix(e, "ETCDCTL_DISCOVERY_SRV=") {
 			env = append(env, e)
 		}
 	}
@@ -213,45 +272,6 @@ func (s *System) pin(m *member) {
 
 func (c *capture) add(name, text string, mtime tree.Time) {
 	c.root.Add(system.NewFile(name, mtime, strings.NewReader(text), int64(len(text)), nil))
-}
-
-// keys keeps the names of keys, and when they were changed.
-func (s *System) keys(ctx context.Context, c *capture, m *member, mtime tree.Time) error {
-	p, err := s.tools.Proc([]string{"get", "", "--prefix", "--keys-only", "-w", "json", "--rev", strconv.FormatInt(m.Status.Header.Revision, 10)}, "etcdctl")
-	if err != nil {
-		return err
-	}
-	var out bytes.Buffer
-	p.Stdout = &out
-	if err := p.Run(ctx); err != nil {
-		return err
-	}
-	var got struct {
-		Header struct {
-			Revision int64 `json:"revision"`
-		} `json:"header"`
-		Count int `json:"count"`
-		Kvs   []struct {
-			Key     []byte `json:"key"`
-			Value   []byte `json:"value"`
-			Created int64  `json:"create_revision"`
-			Changed int64  `json:"mod_revision"`
-			Version int64  `json:"version"`
-		} `json:"kvs"`
-	}
-	if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got.Kvs) != got.Count {
-		return fmt.Errorf("etcdctl get: %d keys of %d: %w", len(got.Kvs), got.Count, errors.Join(err, system.ErrIncomplete))
-	}
-	var b strings.Builder
-	for _, kv := range got.Kvs {
-		if len(kv.Value) > 0 {
-			return errors.New("etcdctl get --keys-only gives values: nothing is kept of what shall have none")
-		}
-		fmt.Fprintf(&b, "%q create_revision=%d mod_revision=%d version=%d\n", kv.Key, kv.Created, kv.Changed, kv.Version)
-	}
-	c.add("keys.txt", b.String(), mtime)
-	c.info.Facts["keys"], c.info.Facts["revision"] = strconv.Itoa(got.Count), strconv.FormatInt(m.Status.Header.Revision, 10)
-	return nil
 }
 
 // save has etcdctl save the member's snapshot.
@@ -266,20 +286,31 @@ func (s *System) save(ctx context.Context, c *capture, m *member, file string, m
 	if status.Revision < m.Status.Header.Revision {
 		return fmt.Errorf("the snapshot is of revision %d, but %s had %d before: %w", status.Revision, m.Endpoint, m.Status.Header.Revision, system.ErrIncomplete)
 	}
-	if c.file, err = os.Open(file); err != nil {
-		return err
-	}
-	st, err := c.file.Stat()
+	f, size, err := c.open(file)
 	if err != nil {
 		return err
 	}
-	page, err := checkFile(c.file, st.Size())
+	page, err := checkFile(f, size)
 	if err != nil {
 		return fmt.Errorf("what etcdctl snapshot save has written: %w", err)
 	}
-	c.root.Add(system.NewPaged("snapshot.db", mtime, c.file, st.Size(), page))
+	c.root.Add(system.NewPaged("snapshot.db", mtime, f, size, page))
 	c.info.Facts["hash"], c.info.Facts["revision"], c.info.Facts["entries"] = strconv.FormatUint(status.Hash, 16), strconv.FormatInt(status.Revision, 10), strconv.FormatInt(status.Keys, 10)
 	return nil
+}
+
+// open opens a file for as long as the capture lasts.
+func (c *capture) open(name string) (*os.File, int64, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	c.files = append(c.files, f)
+	st, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	return f, st.Size(), nil
 }
 
 // fileStatus is what etcdutl says of a snapshot's file.
@@ -342,127 +373,10 @@ func (c *capture) Finish(context.Context) (system.Info, error) { return c.info, 
 
 // Close implements system.Capture.
 func (c *capture) Close(context.Context, bool) error {
-	if c.file == nil {
-		return nil
+	var err error
+	for _, f := range c.files {
+		err = errors.Join(err, f.Close())
 	}
-	f := c.file
-	c.file = nil
-	return f.Close()
-}
-
-// Restore implements system.System.
-func (s *System) Restore(ctx context.Context, n tree.Node, info system.Info, opt system.RestoreOptions) (system.Result, error) {
-	s.tools.Logf = opt.Logf
-	if opt.Mode != system.Full {
-		return system.Result{}, fmt.Errorf("a %s snapshot has no values: a full one can be restored: %w", opt.Mode, system.ErrRefused)
-	}
-	if s.dataDir == "" {
-		return system.Result{}, fmt.Errorf("say with --data-dir where the new member's data goes: %w", system.ErrRefused)
-	}
-	dir, err := filepath.Abs(s.dataDir)
-	if err != nil {
-		return system.Result{}, err
-	}
-	now, err := s.release(ctx)
-	if err != nil {
-		return system.Result{}, err
-	}
-	if err := command.CheckRelease(info, now, 2, opt); err != nil {
-		return system.Result{}, err
-	}
-	if err := command.MayFill(dir, opt); err != nil {
-		return system.Result{}, err
-	}
-	f, err := n.Lookup(ctx, "snapshot.db")
-	if err != nil {
-		return system.Result{}, err
-	}
-	res := system.Result{Items: 1, Bytes: uint64(f.Attr().Size), Notes: []string{
-		"restore the same snapshot on every other member, each with its own --name and --initial-advertise-peer-urls, before any is started",
-		"start etcd with the same --name, --initial-cluster and --data-dir"}}
-	opt.Stepf("snapshot.db, %d bytes, revision %s, %s entries, into %s", f.Attr().Size, info.Facts["revision"], info.Facts["entries"], dir)
-	if opt.DryRun {
-		return res, nil
-	}
-	return res, s.fill(ctx, command.Reader(ctx, f), dir, info, opt)
-}
-
-// fill makes a data directory of a stored snapshot. What is there goes when the new one
-// is whole.
-func (s *System) fill(ctx context.Context, f *command.Stored, dir string, info system.Info, opt system.RestoreOptions) error {
-	file := filepath.Join(opt.Scratch, "snapshot.db")
-	if err := command.Unstore(ctx, f, file); err != nil {
-		return err
-	}
-	status, err := s.status(ctx, file)
-	if err != nil {
-		return err
-	}
-	if hash := strconv.FormatUint(status.Hash, 16); hash != info.Facts["hash"] {
-		return fmt.Errorf("the hash of the database is %s, and was %s when it was captured: %w", hash, info.Facts["hash"], system.ErrIncomplete)
-	}
-	uid, gid, given, err := command.Owner(s.owner, dir)
-	if err != nil {
-		return err
-	}
-	// Below the directory, which may be a mount of its own.
-	tmp := filepath.Join(dir, "restoring")
-	if err := errors.Join(os.MkdirAll(dir, 0o700), os.RemoveAll(tmp)); err != nil {
-		return err
-	}
-	p, err := s.tools.Proc(append([]string{"snapshot", "restore", file, "--data-dir", tmp}, s.restore...), "etcdutl", "etcdctl")
-	if err != nil {
-		return err
-	}
-	if err := p.Run(ctx); err != nil {
-		return errors.Join(err, os.RemoveAll(tmp))
-	}
-	if err := replace(dir, tmp); err != nil {
-		return err
-	}
-	if given {
-		return command.Chown(dir, uid, gid)
-	}
-	return nil
-}
-
-// replace puts what is in tmp, a directory within dir, in the place of all else there.
-func replace(dir, tmp string) error {
-	old, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range old {
-		if e.Name() != filepath.Base(tmp) {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
-		}
-	}
-	fresh, rerr := os.ReadDir(tmp)
-	if err = errors.Join(err, rerr); err != nil {
-		return err
-	}
-	for _, e := range fresh {
-		err = errors.Join(err, os.Rename(filepath.Join(tmp, e.Name()), filepath.Join(dir, e.Name())))
-	}
-	return errors.Join(err, os.Remove(tmp))
-}
-
-// release is what the tools on this machine are.
-func (s *System) release(ctx context.Context) (system.Info, error) {
-	p, err := s.tools.Proc([]string{"version"}, "etcdutl", "etcdctl")
-	if err != nil {
-		return system.Info{}, err
-	}
-	p.Timeout = time.Minute
-	out, err := p.Output(ctx)
-	if err != nil {
-		return system.Info{}, err
-	}
-	i := system.Info{Kind: Kind.Name}
-	for line := range strings.Lines(out) {
-		if _, v, ok := strings.Cut(line, " version: "); ok && i.Version == "" {
-			i.Version = strings.TrimSpace(v)
-		}
-	}
-	return i, nil
+	c.files = nil
+	return err
 }
