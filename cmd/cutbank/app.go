@@ -63,7 +63,7 @@ func now() time.Time { return time.Now() }
 
 func (a *app) logf(format string, args ...any) {
 	if a.verbose {
-		fmt.Fprintf(a.stderr, "cutbank: "+format+"\n", args...)
+		a.errorf(format, args...)
 	}
 }
 

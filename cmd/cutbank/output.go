@@ -17,11 +17,32 @@ import (
 // "cutbank: ", in lower case, without a period, and say what to try next.
 
 func (a *app) errorf(format string, args ...any) {
-	fmt.Fprintf(a.stderr, "cutbank: "+format+"\n", args...)
+	fmt.Fprintf(a.stderr, "cutbank: %s\n", visible(fmt.Sprintf(format, args...)))
 }
 
 func (a *app) warnf(format string, args ...any) {
-	fmt.Fprintf(a.stderr, "cutbank: warning: "+format+"\n", args...)
+	fmt.Fprintf(a.stderr, "cutbank: warning: %s\n", visible(fmt.Sprintf(format, args...)))
+}
+
+// visible returns a message in which nothing can act on a terminal: it may hold what a
+// server has said, or who made a snapshot.
+func visible(text string) string {
+	safe := func(r rune) bool { return unicode.IsPrint(r) || r == '\n' || r == '\t' }
+	if utf8.ValidString(text) && strings.IndexFunc(text, func(r rune) bool { return !safe(r) }) < 0 {
+		return text
+	}
+	var b strings.Builder
+	for len(text) > 0 {
+		r, n := utf8.DecodeRuneInString(text)
+		if safe(r) && (r != utf8.RuneError || n > 1) {
+			b.WriteString(text[:n])
+		} else {
+			q := strconv.Quote(text[:n])
+			b.WriteString(q[1 : len(q)-1])
+		}
+		text = text[n:]
+	}
+	return b.String()
 }
 
 // sayf prints what --quiet and --json leave out.

@@ -186,7 +186,7 @@ func (a *app) restoreSystem(ctx context.Context, c *cobra.Command, s *restoreFla
 // restoreStep tells one thing that is done, or would be.
 func (a *app) restoreStep(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
-	a.sayf("%s", text)
+	a.sayf("%s", visible(text))
 	if err := a.emit("step", object{"do": text}); err != nil {
 		a.errorf("%v", err)
 	}
@@ -199,7 +199,7 @@ func (a *app) systemRestored(k *system.Kind, dry bool, res system.Result, second
 	}
 	a.sayf("%s: %s items, %s", verb, countText(res.Items), bytesText(res.Bytes))
 	for _, n := range res.Notes {
-		a.sayf("  to do: %s", n)
+		a.sayf("  to do: %s", visible(n))
 	}
 	return a.emit("system-restore", object{"kind": k.Name, "dry_run": dry, "items": res.Items, "bytes": res.Bytes, "notes": append([]string{}, res.Notes...), "seconds": seconds})
 }
