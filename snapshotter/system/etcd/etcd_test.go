@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"flag"
 	"io"
@@ -156,6 +157,28 @@ func TestPrefixes(t *testing.T) {
 	for prefix, want := range map[string]bool{"a/": true, "a/x": true, "bc": true, "a": false, "c": false, "": false} {
 		if err := covered(info, []string{"b", prefix}); (err == nil) != want {
 			t.Errorf("%q: %v", prefix, err)
+		}
+	}
+}
+
+// TestAnswers: releases of etcdctl name what they print differently. An answer that is
+// missing is not one that is empty.
+func TestAnswers(t *testing.T) {
+	for text, want := range map[string]int{
+		`{"responses":[{"Response":{"ResponseRange":{"kvs":[{"key":"YQ=="}],"count":1}}}]}`:  1,
+		`{"responses":[{"Response":{"response_range":{"kvs":[{"key":"YQ=="}],"count":1}}}]}`: 1,
+		`{"responses":[{"Response":{"response_range":{}}}]}`:                                 0,
+		`{"responses":[{"Response":{"another":{}}}]}`:                                        -1,
+		`{"responses":[]}`: -1,
+		`{}`:               -1,
+	} {
+		var r ranged
+		if err := json.Unmarshal([]byte(text), &r); err != nil {
+			t.Fatal(err)
+		}
+		pages, err := r.pages(1)
+		if (err == nil) != (want >= 0) || err == nil && len(pages[0].Kvs) != want {
+			t.Errorf("%s: %v, %v", text, pages, err)
 		}
 	}
 }

@@ -82,12 +82,33 @@ func lines(list []string) string {
 type ranged struct {
 	Responses []struct {
 		Response struct {
-			Range *struct {
-				Kvs  []record `json:"kvs"`
-				More bool     `json:"more"`
-			} `json:"ResponseRange"`
+			Range  *page `json:"response_range"` // etcdctl 3.5 and later
+			Before *page `json:"ResponseRange"`
 		} `json:"Response"`
 	} `json:"responses"`
+}
+
+type page struct {
+	Kvs  []record `json:"kvs"`
+	More bool     `json:"more"`
+}
+
+// pages returns the answers to as many questions.
+func (r *ranged) pages(n int) ([]*page, error) {
+	var list []*page
+	for _, a := range r.Responses {
+		p := a.Response.Range
+		if p == nil {
+			p = a.Response.Before
+		}
+		if p != nil {
+			list = append(list, p)
+		}
+	}
+	if len(list) != n {
+		return nil, fmt.Errorf("etcdctl txn gives %d answers to %d questions: %w", len(list), n, system.ErrIncomplete)
+	}
+	return list, nil
 }
 
 // prefixEnd returns the first key behind all that begin with a prefix; nil: there is
@@ -123,10 +144,11 @@ func (s *System) each(ctx context.Context, prefix string, rev int64, names bool,
 		if err := s.txn(ctx, nil, []string{op}, &got); err != nil {
 			return err
 		}
-		if len(got.Responses) != 1 || got.Responses[0].Response.Range == nil {
-			return fmt.Errorf("etcdctl txn does not answer what it was asked: %w", system.ErrIncomplete)
+		pages, err := got.pages(1)
+		if err != nil {
+			return err
 		}
-		page := got.Responses[0].Response.Range
+		page := pages[0]
 		size := 0
 		for i := range page.Kvs {
 			r := &page.Kvs[i]

@@ -131,14 +131,14 @@ func (b *batch) flush(ctx context.Context) error {
 	if err := b.s.txn(ctx, nil, gets, &got); err != nil {
 		return err
 	}
-	if len(got.Responses) != len(b.list) {
-		return fmt.Errorf("etcdctl txn gives %d answers to %d questions: %w", len(got.Responses), len(b.list), system.ErrIncomplete)
+	pages, err := got.pages(len(b.list))
+	if err != nil {
+		return err
 	}
 	for i, r := range b.list {
-		a := got.Responses[i].Response.Range
 		var have *record
-		if a != nil && len(a.Kvs) > 0 {
-			have = &a.Kvs[0]
+		if found := pages[i].Kvs; len(found) > 0 {
+			have = &found[0]
 		}
 		do, rev := "create", int64(0)
 		switch {
