@@ -17,17 +17,18 @@ import (
 // whether it is. And a node that takes one in opens it, which moves pages: two are
 // the same if all their keys and values are.
 const (
-	boltMagic    = 0xED0CDAED
-	boltBranch   = 0x01
-	boltLeaf     = 0x02
-	boltBucket   = 0x01 // flag of an element
-	boltHeader   = 16
-	boltElement  = 16
-	boltMetaLen  = 64
-	boltDeep     = 64      // no tree is deeper
-	boltPageMin  = 1 << 10 // BoltDB's pages are those of the machine
-	boltPageMax  = 64 << 10
-	boltOverflow = 1 << 30 // no run of pages is longer
+	boltMagic   = 0xED0CDAED
+	boltBranch  = 0x01
+	boltLeaf    = 0x02
+	boltBucket  = 0x01 // flag of an element
+	boltHeader  = 16
+	boltElement = 16
+	boltMetaLen = 64
+	boltDeep    = 64      // no tree is deeper
+	boltPageMin = 1 << 10 // BoltDB's pages are those of the machine
+	boltPageMax = 64 << 10
+	boltHeld    = 256 << 20 // no more than this of a file is in memory at a time
+	boltPages   = 1 << 28   // no more pages than this: 1 TiB as machines have them
 )
 
 // boltFile is one that is being walked.
@@ -37,6 +38,7 @@ type boltFile struct {
 	page  int64
 	pages uint64 // that the newest meta page knows of
 	seen  []byte // one bit a page: none is reached twice
+	held  uint64 // bytes of pages that are in memory
 	sum   hash.Hash
 	items uint64
 }
@@ -100,6 +102,9 @@ func (b *boltFile) meta() (root uint64, err error) {
 	if b.pages > uint64(b.size/b.page) {
 		return 0, b.bad("%d pages of %d", b.size/b.page, b.pages)
 	}
+	if b.pages > boltPages {
+		return 0, fmt.Errorf("a BoltDB file of %d pages, and up to %d are taken: %w", b.pages, boltPages, system.ErrRefused)
+	}
 	return root, nil
 }
 
@@ -108,28 +113,37 @@ func (b *boltFile) walk(id uint64, deep int) error {
 	if id < 2 || id >= b.pages || deep > boltDeep {
 		return b.bad("page %d of %d", id, b.pages)
 	}
-	if b.seen[id/8]&(1<<(id%8)) != 0 {
-		return b.bad("page %d is there twice", id)
-	}
-	b.seen[id/8] |= 1 << (id % 8)
 	var head [boltHeader]byte
 	if _, err := b.f.ReadAt(head[:], int64(id)*b.page); err != nil {
 		return err
 	}
 	overflow := uint64(binary.LittleEndian.Uint32(head[12:]))
-	if binary.LittleEndian.Uint64(head[:]) != id || overflow >= b.pages-id || (overflow+1)*uint64(b.page) > boltOverflow {
+	if binary.LittleEndian.Uint64(head[:]) != id || overflow >= b.pages-id {
 		return b.bad("page %d has the head of another", id)
 	}
-	p := make([]byte, (overflow+1)*uint64(b.page))
+	for at := id; at <= id+overflow; at++ {
+		if b.seen[at/8]&(1<<(at%8)) != 0 {
+			return b.bad("page %d is there twice", at)
+		}
+		b.seen[at/8] |= 1 << (at % 8)
+	}
+	n := (overflow + 1) * uint64(b.page)
+	if b.held += n; b.held > boltHeld {
+		return fmt.Errorf("a BoltDB file with pages of %d bytes above each other, and up to %d are taken: %w", b.held, boltHeld, system.ErrRefused)
+	}
+	defer func() { b.held -= n }()
+	p := make([]byte, n)
 	if _, err := b.f.ReadAt(p, int64(id)*b.page); err != nil && err != io.EOF {
 		return err
 	}
-	return b.elements(p, deep)
+	return b.elements(p, deep, false)
 }
 
-// elements walks what is on one page, or in one that stands in a value.
-func (b *boltFile) elements(p []byte, deep int) error {
+// elements walks what is on one page, or in one that stands in a value: in that there
+// are no buckets. The elements of a page share its bytes, and do not lie upon each other.
+func (b *boltFile) elements(p []byte, deep int, inline bool) error {
 	flags, count := binary.LittleEndian.Uint16(p[8:]), int(binary.LittleEndian.Uint16(p[10:]))
+	sum := uint64(0)
 	if boltHeader+count*boltElement > len(p) || deep > boltDeep {
 		return b.bad("%d elements on %d bytes", count, len(p))
 	}
@@ -137,15 +151,18 @@ func (b *boltFile) elements(p []byte, deep int) error {
 		at := boltHeader + i*boltElement
 		e := p[at : at+boltElement]
 		switch {
-		case flags&boltBranch != 0:
+		case flags&boltBranch != 0 && !inline:
 			if err := b.walk(binary.LittleEndian.Uint64(e[8:]), deep+1); err != nil {
 				return err
 			}
 		case flags&boltLeaf != 0:
 			pos, klen, vlen := uint64(binary.LittleEndian.Uint32(e[4:])), uint64(binary.LittleEndian.Uint32(e[8:])), uint64(binary.LittleEndian.Uint32(e[12:]))
 			from := uint64(at) + pos
-			if from+klen+vlen > uint64(len(p)) {
+			if sum += klen + vlen; from+klen+vlen > uint64(len(p)) || sum > uint64(len(p)) {
 				return b.bad("an element that ends behind its page")
+			}
+			if inline && binary.LittleEndian.Uint32(e)&boltBucket != 0 {
+				return b.bad("a bucket in a value")
 			}
 			if err := b.element(binary.LittleEndian.Uint32(e), p[from:from+klen], p[from+klen:from+klen+vlen], deep); err != nil {
 				return err
@@ -183,7 +200,7 @@ func (b *boltFile) element(flags uint32, key, value []byte, deep int) error {
 	} else if inline := bytes.Clone(value[boltHeader:]); len(inline) < boltHeader {
 		err = b.bad("a bucket of %d bytes", len(value))
 	} else {
-		err = b.elements(inline, deep+1)
+		err = b.elements(inline, deep+1, true)
 	}
 	b.sum.Write([]byte{'e', 'n', 'd', 0, 0, 0, 0, 0, 2})
 	return err
