@@ -14,8 +14,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -30,6 +28,7 @@ type client struct {
 	token         string // goes to nodes of the cluster only; never into a message
 	period        time.Duration
 	headerTimeout time.Duration
+	stall         time.Duration // for which nothing may move in either direction
 	read, write   *http.Client
 	now           func() time.Time
 	logf          func(format string, a ...any)
@@ -44,7 +43,7 @@ const uploadAnswer = 10 * time.Minute
 const answerLimit = 64 << 20
 
 func newClient(o *options) (*client, error) {
-	c := &client{token: strings.TrimPrefix(o.token, "Bearer "), period: o.retryPeriod, headerTimeout: o.headerTimeout}
+	c := &client{token: strings.TrimPrefix(o.token, "Bearer "), period: o.retryPeriod, headerTimeout: o.headerTimeout, stall: 2 * time.Minute}
 	conf, err := o.tls()
 	if err != nil {
 		return nil, err
@@ -200,9 +199,17 @@ func said(err error, code int) bool {
 }
 
 // request makes a request of a node; base is its address. The caller closes the body.
+// One that neither takes nor sends anything for a while is given up.
 func (c *client) request(ctx context.Context, method, base, path string, body io.Reader, size int64) (*http.Response, error) {
+	ctx, flow := newFlow(ctx, c.stall)
+	if size == 0 {
+		body = nil
+	} else if body != nil {
+		body = &outgoing{flow, body}
+	}
 	req, err := http.NewRequestWithContext(ctx, method, base+path, body)
 	if err != nil {
+		flow.end()
 		return nil, err
 	}
 	req.Header.Set("User-Agent", "cutbank")
@@ -220,32 +227,67 @@ func (c *client) request(ctx context.Context, method, base, path string, body io
 	}
 	resp, err := hc.Do(req)
 	if err != nil {
+		err = flow.why(err)
+		flow.end()
 		return nil, err
 	}
+	resp.Body = &incoming{flow, resp.Body}
 	if resp.StatusCode/100 == 2 {
 		return resp, nil
 	}
 	defer resp.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 300)) // the code says enough
-	return nil, &statusError{method + " " + base + path, resp.StatusCode, strings.TrimSpace(string(text))}
+	return nil, &statusError{method + " " + base + path, resp.StatusCode, c.said(text)}
+}
+
+// said is what a node has said, for a message: without what a terminal would do, and
+// without the token, if the node repeats that.
+func (c *client) said(text []byte) string {
+	s := strings.TrimSpace(string(text))
+	if c.token != "" {
+		s = strings.ReplaceAll(s, c.token, "(the token)")
+	}
+	return printable(s)
 }
 
 // get returns a small answer.
 func (c *client) get(ctx context.Context, base, path string) ([]byte, error) {
 	var p []byte
-	err := c.try(ctx, base, func() error {
-		resp, err := c.request(ctx, http.MethodGet, base, path, nil, 0)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		p, err = io.ReadAll(io.LimitReader(resp.Body, answerLimit+1))
-		if err == nil && len(p) > answerLimit {
-			return fmt.Errorf("GET %s%s: more than %d bytes: %w", base, path, answerLimit, system.ErrRefused)
-		}
+	err := c.try(ctx, base, func() (err error) {
+		p, err = c.once(ctx, base, path)
 		return err
 	})
 	return p, err
+}
+
+// once returns a small answer, and does not ask again.
+func (c *client) once(ctx context.Context, base, path string) ([]byte, error) {
+	resp, err := c.request(ctx, http.MethodGet, base, path, nil, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	p, err := io.ReadAll(io.LimitReader(resp.Body, answerLimit+1))
+	if err == nil && len(p) > answerLimit {
+		return nil, fmt.Errorf("GET %s%s: more than %d bytes: %w", base, path, answerLimit, system.ErrRefused)
+	}
+	return p, err
+}
+
+// schemaOf returns what a node knows of the schema.
+func (c *client) schemaOf(ctx context.Context, base string) (*schema, error) {
+	var s *schema
+	err := c.try(ctx, base, func() error {
+		p, err := c.once(ctx, base, "/schema")
+		if err != nil {
+			return err
+		}
+		if s, err = parseSchema(p); err != nil {
+			return fmt.Errorf("%s: %w", base, err)
+		}
+		return nil
+	})
+	return s, err
 }
 
 // getJSON decodes a small answer.
@@ -265,8 +307,8 @@ func (c *client) send(ctx context.Context, method, base, path string, size int64
 	return c.try(ctx, base, func() error {
 		src := body()
 		resp, err := c.request(ctx, method, base, path, src, size)
-		if s, ok := src.(*stored); ok && s.err != nil {
-			return fmt.Errorf("%w: %w", errStored, s.err)
+		if s, ok := src.(*stored); ok && s.failed.Load() != nil {
+			return fmt.Errorf("%w: %w", errStored, *s.failed.Load())
 		}
 		if err != nil {
 			return err
@@ -282,123 +324,10 @@ func (c *client) send(ctx context.Context, method, base, path string, size int64
 			Error   json.RawMessage `json:"error"`
 		}
 		if json.Unmarshal(text, &answer) == nil && answer.Success != nil && !*answer.Success {
-			return &statusError{method + " " + base + path, resp.StatusCode, string(answer.Error)}
+			return &statusError{method + " " + base + path, resp.StatusCode, c.said(answer.Error)}
 		}
 		return nil
 	})
-}
-
-// node is one member of the cluster.
-type node struct {
-	ID  string `json:"id"`
-	URI struct {
-		Scheme string `json:"scheme"`
-		Host   string `json:"host"`
-		Port   int    `json:"port"`
-	} `json:"uri"`
-	Primary bool   `json:"isPrimary"`
-	State   string `json:"state"`
-}
-
-func (n *node) base() string {
-	scheme := n.URI.Scheme
-	if scheme == "" {
-		scheme = "http"
-	}
-	return scheme + "://" + net.JoinHostPort(n.URI.Host, strconv.Itoa(n.URI.Port))
-}
-
-// cluster is what the nodes say of themselves.
-type cluster struct {
-	State   string  `json:"state"`
-	Nodes   []*node `json:"nodes"`
-	Name    string  `json:"clusterName"`
-	version string
-	storage string // "rbf"; empty where the token does not let us see it
-	replica int    // 0: not known
-	width   uint64 // columns of a shard; 0: not known
-}
-
-const normal = "NORMAL"
-
-// cluster asks who is there. All nodes but those in the way of a cluster that is not
-// NORMAL are named by it.
-func (c *client) cluster(ctx context.Context) (*cluster, error) {
-	var cl cluster
-	if err := c.getJSON(ctx, c.base, "/status", &cl); err != nil {
-		return nil, err
-	}
-	if len(cl.Nodes) == 0 || slices.Contains(cl.Nodes, nil) {
-		return nil, fmt.Errorf("%s knows no nodes, itself included: is it FeatureBase?: %w", c.base, system.ErrRefused)
-	}
-	var v struct{ Version string }
-	if err := c.getJSON(ctx, c.base, "/version", &v); err != nil {
-		return nil, err
-	}
-	cl.version = strings.TrimPrefix(v.Version, "v")
-	var info struct {
-		Storage string `json:"storageBackend"`
-		Replica int    `json:"replicaN"`
-		Width   uint64 `json:"shardWidth"`
-	}
-	err := c.getJSON(ctx, c.base, "/info", &info)
-	if err != nil && !errors.Is(err, fs.ErrPermission) {
-		return nil, err
-	}
-	cl.storage, cl.replica, cl.width = info.Storage, info.Replica, info.Width
-	return &cl, nil
-}
-
-// identity tells a cluster from others: by its name, which is the same for all that
-// were given none, and by a node's ID, which etcd draws.
-func (cl *cluster) identity() string {
-	var ids []string
-	for _, n := range cl.Nodes {
-		ids = append(ids, n.ID)
-	}
-	return cl.Name + "/" + slices.Min(ids)
-}
-
-// primary returns the address of the node that speaks for the cluster.
-func (cl *cluster) primary() (string, error) {
-	for _, n := range cl.Nodes {
-		if n.Primary {
-			return n.base(), nil
-		}
-	}
-	return "", fmt.Errorf("the cluster has no primary node now: try again when /status says NORMAL: %w", system.ErrRefused)
-}
-
-// down names the nodes that are not up.
-func (cl *cluster) down() string {
-	var list []string
-	for _, n := range cl.Nodes {
-		if n.State != "STARTED" {
-			list = append(list, fmt.Sprintf("%s (%s)", n.base(), n.State))
-		}
-	}
-	return strings.Join(list, ", ")
-}
-
-// owners returns the nodes that have a shard or a partition, the first of which is
-// the one that others follow.
-func (c *client) owners(ctx context.Context, path string) ([]*node, error) {
-	var nodes []*node
-	if err := c.getJSON(ctx, c.base, path, &nodes); err != nil {
-		return nil, err
-	}
-	if len(nodes) == 0 || slices.Contains(nodes, nil) {
-		return nil, fmt.Errorf("GET %s%s: no node: %w", c.base, path, system.ErrIncomplete)
-	}
-	return nodes, nil
-}
-
-func shardNodes(index string, shard uint64) string {
-	return "/internal/fragment/nodes?index=" + url.QueryEscape(index) + "&shard=" + strconv.FormatUint(shard, 10)
-}
-
-func partitionNodes(partition int) string {
-	return "/internal/partition/nodes?partition=" + strconv.Itoa(partition)
 }
 
 // bytesBody is the body of a request from memory.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cutbankfs/cutbank/repo/tree"
 	"github.com/cutbankfs/cutbank/snapshotter/system"
@@ -117,10 +118,10 @@ func each[T any](ctx context.Context, workers int, list []T, f func(ctx context.
 
 // stored reads a stored file as a stream, and remembers what could not be read.
 type stored struct {
-	ctx context.Context
-	n   tree.Node
-	off int64
-	err error
+	ctx    context.Context
+	n      tree.Node
+	off    int64
+	failed atomic.Pointer[error] // who sends it may still read when the answer is there
 }
 
 // Read implements io.Reader.
@@ -134,7 +135,7 @@ func (r *stored) Read(p []byte) (int, error) {
 		err = io.ErrNoProgress
 	}
 	if err != io.EOF {
-		r.err = err
+		r.failed.Store(&err)
 	}
 	return 0, err
 }
