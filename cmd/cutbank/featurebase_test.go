@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,7 +49,7 @@ type fbServers struct {
 
 func (s *fbServers) cmds() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"fbcluster": s.cluster, "fbkill": s.kill, "fbstart": s.start, "fbstate": s.state, "fbload": s.load, "fbcounts": s.counts, "fbwrite": s.write, "fbkeys": s.keys, "fbwhen": s.when, "fbowner": s.owner,
+		"fbcluster": s.cluster, "fbkill": s.kill, "fbstart": s.start, "fbstate": s.state, "fbload": s.load, "fbcounts": s.counts, "fbwrite": s.write, "fbkeys": s.keys, "fbwhen": s.when, "fbowner": s.owner, "fbpause": s.pause, "fbmissed": s.missed,
 		"certs": makeCerts, "fbidp": provideIdentity,
 	}
 }
@@ -184,7 +185,8 @@ func (s *fbServers) load(ts *testscript.TestScript, _ bool, args []string) {
 		{"/index/num", `{"options":{"keys":false,"trackExistence":true}}`},
 		{"/index/num/field/f", `{"options":{"type":"set"}}`},
 		{"/index/num/field/when", `{"options":{"type":"time","timeQuantum":"YMD"}}`},
-		{"/index/num/field/at", `{"options":{"type":"timestamp","timeUnit":"s"}}`},
+		{"/index/num/field/at", `{"options":{"type":"timestamp","timeUnit":"s","epoch":"2020-01-01T00:00:00Z"}}`},
+		{"/index/num/field/who", `{"options":{"type":"int","foreignIndex":"seg"}}`},
 		{"/index/void", `{"options":{"keys":true}}`},
 	} {
 		_, err := fbPost(host, p[0], p[1])
@@ -194,7 +196,7 @@ func (s *fbServers) load(ts *testscript.TestScript, _ bool, args []string) {
 	for i := range 300 {
 		fmt.Fprintf(&seg, `Set("user%d", tag="t%d") Set("user%d", tag="top") Set("user%d", age=%d) `, i, i%7, i, i, i%90)
 		// Shards are 1<<20 columns.
-		fmt.Fprintf(&num, `Set(%d, f=%d) Set(%[1]d, f=99) Set(%[3]d, when=%[4]d, 2024-0%[5]d-01T00:00) Set(%[6]d, at='2024-05-0%[7]dT00:00:00Z') `, i%12<<20+i, i%11, i%12<<20+i, i%3, i%9+1, i%12<<20+i, i%9+1)
+		fmt.Fprintf(&num, `Set(%d, f=%d) Set(%[1]d, f=99) Set(%[3]d, when=%[4]d, 2024-0%[5]d-01T00:00) Set(%[6]d, at='2024-05-0%[7]dT00:00:00Z') Set(%[6]d, who="user%[8]d") `, i%12<<20+i, i%11, i%12<<20+i, i%3, i%9+1, i%12<<20+i, i%9+1, i)
 	}
 	_, err := fbPost(host, "/index/seg/query", seg.String())
 	ts.Check(err)
@@ -218,18 +220,25 @@ func (s *fbServers) load(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// counts prints what a node answers to some questions: fbcounts NODE FILE.
+// fbDates are what no restore brings back of a schema.
+var fbDates = regexp.MustCompile(`"(createdAt|updatedAt)":\d+,?`)
+
+// counts prints what a node answers to some questions, and its schema: fbcounts NODE FILE.
 func (s *fbServers) counts(ts *testscript.TestScript, _ bool, args []string) {
 	var b strings.Builder
 	for _, q := range [][2]string{
 		{"seg", `Count(All())`}, {"seg", `Count(Row(tag="t3"))`}, {"seg", `Row(tag="t5")`}, {"seg", `Sum(field=age)`}, {"seg", `Rows(tag)`}, {"seg", `TopN(tag, n=1)`}, {"seg", `Count(Row(age>30))`},
 		{"num", `Count(All())`}, {"num", `Row(f=4)`}, {"num", `TopN(f, n=1)`}, {"num", `Count(Row(when=1, from='2024-01-01T00:00', to='2024-06-01T00:00'))`}, {"num", `Count(Row(at>'2024-05-04T00:00:00Z'))`},
+		{"num", `Min(field=at)`}, {"num", `Count(Row(who=="user7"))`},
 		{"void", `Count(All())`},
 	} {
 		p, err := fbPost(ts.Getenv(args[0]), "/index/"+q[0]+"/query", q[1])
 		ts.Check(err)
 		fmt.Fprintf(&b, "%s %s", q[1], p)
 	}
+	p, err := fbGet(ts.Getenv(args[0]), "/schema")
+	ts.Check(err)
+	b.Write(fbDates.ReplaceAll(p, nil))
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(b.String()), 0o644))
 }
 
@@ -302,7 +311,7 @@ func (s *fbServers) when(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // owner sets a variable to a node that is asked first for a shard of an index, and is
-// not the one that is named: fbowner NODE INDEX VARIABLE.
+// not the one that is named, and VARIABLEADDR to its address: fbowner NODE INDEX VARIABLE.
 func (s *fbServers) owner(ts *testscript.TestScript, _ bool, args []string) {
 	for shard := range 12 {
 		p, err := fbGet(ts.Getenv(args[0]), fmt.Sprintf("/internal/fragment/nodes?index=%s&shard=%d", args[1], shard))
@@ -315,9 +324,48 @@ func (s *fbServers) owner(ts *testscript.TestScript, _ bool, args []string) {
 		for _, name := range names {
 			if name != args[0] && ts.Getenv(name) == fmt.Sprintf("127.0.0.1:%d", nodes[0].URI.Port) {
 				ts.Setenv(args[2], name)
+				ts.Setenv(args[2]+"ADDR", ts.Getenv(name))
 				return
 			}
 		}
 	}
 	ts.Fatalf("%s is first for all shards", args[0])
+}
+
+// pause stops a node, or has it go on: it answers nothing, and ends no connection:
+// fbpause NODE [off].
+func (s *fbServers) pause(ts *testscript.TestScript, _ bool, args []string) {
+	s.mu.Lock()
+	n := s.nodes[args[0]]
+	s.mu.Unlock()
+	sig := syscall.SIGSTOP
+	if len(args) > 1 {
+		sig = syscall.SIGCONT
+	}
+	ts.Check(n.cmd.Process.Signal(sig))
+}
+
+// missed makes a shard of an index while a node that does not own it is stopped, and
+// dies of it: when it is back it does not know of the shard, mostly. The shard is in a
+// variable: fbmissed NODE OTHER INDEX VARIABLE.
+func (s *fbServers) missed(ts *testscript.TestScript, _ bool, args []string) {
+	for shard := 40; shard < 80; shard++ {
+		p, err := fbGet(ts.Getenv(args[1]), fmt.Sprintf("/internal/fragment/nodes?index=%s&shard=%d", args[2], shard))
+		ts.Check(err)
+		if strings.Contains(string(p), `"port":`+strings.Split(ts.Getenv(args[0]), ":")[1]) {
+			continue
+		}
+		s.pause(ts, false, args[:1])
+		_, err = fbPost(ts.Getenv(args[1]), "/index/"+args[2]+"/query", fmt.Sprintf("Set(%d, f=1)", shard<<20))
+		s.kill(ts, false, args[:1])
+		ts.Check(err)
+		s.start(ts, false, args[:1])
+		s.state(ts, false, []string{args[0], "NORMAL"})
+		ts.Setenv(args[3], fmt.Sprintf("%04d", shard))
+		p, err = fbGet(ts.Getenv(args[0]), "/internal/index/"+args[2]+"/shards")
+		ts.Check(err)
+		ts.Logf("%s made while %s was away, which knows %s", ts.Getenv(args[3]), args[0], p)
+		return
+	}
+	ts.Fatalf("%s owns all shards", args[0])
 }

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/cutbankfs/cutbank/repo/tree"
 	"github.com/cutbankfs/cutbank/snapshotter/system"
@@ -49,7 +48,7 @@ type run struct {
 	schema  *schema // as it was when shards were last asked for
 	done    map[string]*indexInfo
 
-	noDataframes atomic.Bool
+	noDataframes sync.Map // addresses of nodes that do without
 	mu           sync.Mutex
 	parts        map[file]part
 	empty        []string
@@ -175,6 +174,12 @@ func (r *run) ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.epochs(false, r.opt.Warnf); err != nil {
+		return err
+	}
+	if len(s.indexes) == 0 {
+		r.opt.Warnf("the cluster of %s has no indexes, and the snapshot nothing: is it the right one?", r.base)
+	}
 	for _, name := range r.opt.Data {
 		if s.index(name) == nil {
 			return fmt.Errorf("--data %s: there is no index of that name (fields share the files of their index): %w", name, system.ErrRefused)
@@ -202,11 +207,7 @@ func (r *run) wanted(index string) bool {
 }
 
 func (r *run) readSchema(ctx context.Context) (*schema, error) {
-	p, err := r.get(ctx, r.base, "/schema")
-	if err != nil {
-		return nil, err
-	}
-	s, err := parseSchema(p)
+	s, err := r.schemaOf(ctx, r.base)
 	if err == nil && r.sys.opt.index != "" {
 		return s.only(r.sys.opt.index)
 	}

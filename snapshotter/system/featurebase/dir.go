@@ -27,6 +27,9 @@ func (s *System) captureDir(ctx context.Context, opt system.CaptureOptions) (sys
 	if err == nil && s.opt.index != "" {
 		sch, err = sch.only(s.opt.index)
 	}
+	if err == nil {
+		err = sch.epochs(true, opt.Warnf)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("--dir %s: %w", root, err)
 	}

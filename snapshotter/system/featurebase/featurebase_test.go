@@ -226,12 +226,12 @@ func TestAgain(t *testing.T) {
 	defer sp.Close()
 	r := &run{client: c, spool: sp, parts: map[file]part{}}
 	f := file{kind: shardFile, index: "i", n: 1}
-	if err := r.fetch(context.Background(), 0, f, from(n), "/shard", checkShard); err != nil || asked.Load() != 3 || r.part(f).size != 5*pageSize {
+	if err := r.fetch(context.Background(), 0, f, n.base(), "/shard", checkShard); err != nil || asked.Load() != 3 || r.part(f).size != 5*pageSize {
 		t.Errorf("%v after %d answers, %d bytes", err, asked.Load(), r.part(f).size)
 	}
 	for _, path := range []string{"/never", "/elsewhere"} {
 		asked.Store(0)
-		if err := r.fetch(context.Background(), 0, f, from(n), path, checkShard); err == nil || asked.Load() != 1 || strings.Contains(err.Error(), "secret") {
+		if err := r.fetch(context.Background(), 0, f, n.base(), path, checkShard); err == nil || asked.Load() != 1 || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v after %d answers", path, err, asked.Load())
 		}
 	}

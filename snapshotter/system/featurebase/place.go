@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cutbankfs/cutbank/snapshotter/system"
@@ -133,9 +134,9 @@ func (r *filled) same(ctx context.Context, f *item, base, path string) error {
 
 // everywhere waits until all nodes know all indexes and fields: a node that does not
 // would lose what it is sent of them.
-func (r *filled) everywhere(ctx context.Context) error {
-	return r.await(ctx, func(now *schema) string {
-		for _, i := range r.schema.indexes {
+func (r *filled) everywhere(ctx context.Context, s *schema) error {
+	err := r.await(ctx, func(now *schema) string {
+		for _, i := range s.indexes {
 			have := now.index(i.Name)
 			if have == nil {
 				return "index " + i.Name + " is not there"
@@ -148,6 +149,39 @@ func (r *filled) everywhere(ctx context.Context) error {
 		}
 		return ""
 	})
+	// What the nodes say of the schema is what their etcd has. Only one that has
+	// loaded an index knows of its shards.
+	for _, i := range s.indexes {
+		for _, n := range r.cluster.Nodes {
+			if err == nil {
+				_, err = r.get(ctx, n.base(), "/internal/index/"+url.PathEscape(i.Name)+"/shards")
+			}
+		}
+	}
+	return err
+}
+
+// meant says whether the fields were made as they are to be: their data would be read as
+// other values otherwise.
+func (r *filled) meant(ctx context.Context) error {
+	now, err := r.schemaOf(ctx, r.primary)
+	if err != nil {
+		return err
+	}
+	for _, i := range r.schema.indexes {
+		have := now.index(i.Name)
+		if have == nil {
+			return fmt.Errorf("index %s was dropped while it was restored: %w", i.Name, system.ErrIncomplete)
+		}
+		wrong, other := i.differs(have)
+		for _, text := range other {
+			r.opt.Warnf("%s", text)
+		}
+		if len(wrong) > 0 {
+			return fmt.Errorf("the cluster makes other fields than those that were captured, and would read other values in their data: %s: %w", strings.Join(wrong[:min(3, len(wrong))], "; "), system.ErrIncomplete)
+		}
+	}
+	return nil
 }
 
 // gone waits until no node knows what was deleted.
@@ -169,7 +203,7 @@ func (r *filled) gone(ctx context.Context, names []string) error {
 func (r *filled) await(ctx context.Context, complaint func(*schema) string) error {
 	for _, n := range r.cluster.Nodes {
 		err := r.try(ctx, n.base(), func() error {
-			p, err := r.get(ctx, n.base(), "/schema")
+			p, err := r.once(ctx, n.base(), "/schema")
 			if err != nil {
 				return err
 			}

@@ -1,10 +1,12 @@
 package featurebase
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"slices"
@@ -14,10 +16,21 @@ import (
 	"github.com/cutbankfs/cutbank/snapshotter/system"
 )
 
-// allocation takes the IDs that were given to ingesters.
+// allocation takes the IDs that were given to ingesters. Only one node has them, always
+// the same; an index alone can do without, for it is restored without them, too.
 func (r *run) allocation(ctx context.Context) error {
-	f := file{kind: allocFile}
-	return r.fetch(ctx, 0, f, r.primaryNow, "/internal/idalloc/data", checkBoltOnly)
+	base, err := r.cluster.primary()
+	if err == nil {
+		err = r.fetch(ctx, 0, file{kind: allocFile}, base, "/internal/idalloc/data", checkBoltOnly)
+	}
+	if err == nil || ctx.Err() != nil || errors.Is(err, errSpace) || errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	if r.sys.opt.index == "" {
+		return fmt.Errorf("the allocation of IDs, which %s alone has: %w (single indexes can be captured without it: --index)", base, err)
+	}
+	r.opt.Warnf("%v: the allocation of IDs is not in the snapshot", err)
+	return nil
 }
 
 func checkBoltOnly(f io.ReaderAt, size int64) error {
@@ -25,37 +38,9 @@ func checkBoltOnly(f io.ReaderAt, size int64) error {
 	return err
 }
 
-// primaryNow asks who speaks for the cluster: another node, soon after one was lost.
-func (r *run) primaryNow(ctx context.Context) (string, error) {
-	var cl cluster
-	if err := r.getJSON(ctx, r.base, "/status", &cl); err != nil {
-		return "", err
-	}
-	for _, n := range cl.Nodes {
-		if n != nil && n.Primary {
-			return n.base(), nil
-		}
-	}
-	return "", fmt.Errorf("the cluster has no primary node now: %w", system.ErrIncomplete)
-}
-
-// from is a node that does not change.
-func from(n *node) func(context.Context) (string, error) {
-	return func(context.Context) (string, error) { return n.base(), nil }
-}
-
 // fetch takes one file from a node.
-func (r *run) fetch(ctx context.Context, worker int, f file, node func(context.Context) (string, error), path string, check func(io.ReaderAt, int64) error) error {
-	base, err := node(ctx)
-	if err != nil {
-		return fmt.Errorf("%s: %w", f.path(), err)
-	}
-	err = r.try(ctx, base, func() error {
-		// Who speaks for the cluster may be another node by now.
-		base, err := node(ctx)
-		if err != nil {
-			return err
-		}
+func (r *run) fetch(ctx context.Context, worker int, f file, base, path string, check func(io.ReaderAt, int64) error) error {
+	err := r.try(ctx, base, func() error {
 		resp, err := r.request(ctx, http.MethodGet, base, path, nil, 0)
 		if err != nil {
 			return err
@@ -91,15 +76,46 @@ func (r *run) records(ctx context.Context) error {
 		if !r.wanted(i.Name) && r.opt.Mode != system.Dataless {
 			continue
 		}
-		var got struct{ Shards []uint64 }
-		if err := r.getJSON(ctx, r.base, "/internal/index/"+url.PathEscape(i.Name)+"/shards", &got); err != nil {
+		shards, err := r.shardsOf(ctx, i.Name)
+		if err != nil {
 			return err
 		}
-		for _, n := range got.Shards {
+		for _, n := range shards {
 			list = append(list, file{kind: shardFile, index: i.Name, n: n})
 		}
 	}
 	return each(ctx, r.sys.opt.concurrency, list, r.shard)
+}
+
+// shardsOf asks every node for the shards of an index. Each keeps its own list of those
+// that others have, and one that was away when a shard was made may not have heard of
+// it, without knowing that.
+func (r *run) shardsOf(ctx context.Context, index string) ([]uint64, error) {
+	var all []uint64
+	var errs []error
+	answers := 0
+	for _, n := range up(r.cluster.Nodes) {
+		var got struct{ Shards []uint64 }
+		err := r.getJSON(ctx, n.base(), "/internal/index/"+url.PathEscape(index)+"/shards", &got)
+		switch {
+		case ctx.Err() != nil:
+			return nil, err
+		case err != nil && n.State == "STARTED":
+			r.opt.Warnf("%v: shards of index %s are taken from what the other nodes know", err, index)
+			fallthrough
+		case err != nil:
+			errs = append(errs, err)
+			continue
+		}
+		answers++
+		all = append(all, got.Shards...)
+	}
+	// What has replicas is known to those that have them.
+	if limit := cmp.Or(r.cluster.replica, 2); answers == 0 || len(errs) >= limit {
+		return nil, fmt.Errorf("index %s: %d of %d nodes do not say which shards they have: %w: %w", index, len(errs), len(r.cluster.Nodes), errors.Join(errs...), system.ErrIncomplete)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
 }
 
 // shard takes one shard, and its dataframe, from the nodes that own it.
@@ -115,7 +131,7 @@ func (r *run) shard(ctx context.Context, worker int, f file) error {
 	var errs []error
 	taken, empty := false, 0
 	for _, n := range up(nodes) {
-		err := r.fetch(ctx, worker, f, from(n), path, checkShard)
+		err := r.fetch(ctx, worker, f, n.base(), path, checkShard)
 		if err != nil {
 			errs = append(errs, err)
 			r.opt.Warnf("%v: asking the next node that has it", err)
@@ -186,25 +202,29 @@ func (r *run) shardSize(ctx context.Context, f file, nodes []*node, path string)
 // dataframe takes the dataframe of a shard, if there is one: a node says 400 where
 // dataframes are not in use at all, and 404 where this shard has none.
 func (r *run) dataframe(ctx context.Context, worker int, f file, nodes []*node) error {
-	if r.noDataframes.Load() {
-		return nil
-	}
 	var errs []error
+	none := false
 	for _, n := range up(nodes) {
-		err := r.fetch(ctx, worker, f, from(n), fmt.Sprintf("/index/%s/dataframe/%04d", url.PathEscape(f.index), f.n), func(io.ReaderAt, int64) error { return nil })
+		if _, known := r.noDataframes.Load(n.base()); known {
+			none = true
+			continue
+		}
+		err := r.fetch(ctx, worker, f, n.base(), fmt.Sprintf("/index/%s/dataframe/%04d", url.PathEscape(f.index), f.n), func(io.ReaderAt, int64) error { return nil })
 		var s *statusError
 		switch {
 		case err == nil:
 			return nil
 		case errors.As(err, &s) && s.code == http.StatusBadRequest && strings.Contains(s.text, disabled):
-			r.noDataframes.Store(true)
-			return nil
+			r.noDataframes.Store(n.base(), true)
+			none = true
+			continue
 		case errors.As(err, &s) && s.code == http.StatusNotFound:
 			continue
 		}
 		errs = append(errs, err)
 	}
-	if len(errs) > 0 {
+	// A cluster uses dataframes on all of its nodes, or on none.
+	if len(errs) > 0 && !none {
 		return fmt.Errorf("%w: %w", errors.Join(errs...), system.ErrIncomplete)
 	}
 	return nil
@@ -214,6 +234,10 @@ func (r *run) dataframe(ctx context.Context, worker int, f file, nodes []*node) 
 // were taken. A replica may not have the newest yet: each is asked of the node that
 // the others follow.
 func (r *run) keys(ctx context.Context) error {
+	primary, err := r.cluster.primary()
+	if err != nil {
+		return err
+	}
 	var list []file
 	for _, i := range r.schema.indexes {
 		if !r.wanted(i.Name) {
@@ -231,13 +255,13 @@ func (r *run) keys(ctx context.Context) error {
 		}
 	}
 	return each(ctx, r.sys.opt.concurrency, list, func(ctx context.Context, worker int, f file) error {
-		base, query := r.primaryNow, "&field="+url.QueryEscape(f.field)
+		base, query := primary, "&field="+url.QueryEscape(f.field)
 		if f.kind == partitionFile {
 			nodes, err := r.owners(ctx, partitionNodes(int(f.n)))
 			if err != nil {
 				return err
 			}
-			base, query = from(nodes[0]), "&partition="+strconv.FormatUint(f.n, 10)
+			base, query = nodes[0].base(), "&partition="+strconv.FormatUint(f.n, 10)
 		}
 		return r.fetch(ctx, worker, f, base, "/internal/translate/data?index="+url.QueryEscape(f.index)+query, checkBoltOnly)
 	})

@@ -3,6 +3,7 @@ package featurebase
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -26,6 +27,7 @@ type filled struct {
 	schema  *schema
 	only    string // the one index to restore; empty: all
 	files   []*item
+	data    map[string]bool // the indexes that the snapshot has the data of
 
 	mu     sync.Mutex
 	failed []string // what did not come over, and why
@@ -81,7 +83,7 @@ func (s *System) Restore(ctx context.Context, n tree.Node, info system.Info, opt
 	}
 	res.Notes = []string{"compare what `featurebase chksum --host` says of both clusters, if nothing was written to the old one since"}
 	if opt.Mode != system.Full {
-		res.Notes = append(res.Notes, fmt.Sprintf("a %s snapshot was restored: indexes whose data it does not have are empty", opt.Mode))
+		res.Notes = append(res.Notes, fmt.Sprintf("a %s snapshot was restored: indexes whose data it does not have are empty, or as they were", opt.Mode))
 	}
 	if opt.DryRun {
 		return res, nil
@@ -132,17 +134,19 @@ func (r *filled) plan(ctx context.Context, root tree.Node, info system.Info) err
 		if r.cluster.width != 0 && i.Width != 0 && i.Width != r.cluster.width {
 			return fmt.Errorf("index %s has shards of %d columns, and this cluster was built for %d: %w", i.Name, i.Width, r.cluster.width, system.ErrRefused)
 		}
-		for _, f := range i.Fields {
-			if other := f.Options.Foreign; r.only != "" && other != "" && other != r.only {
-				r.opt.Warnf("field %s of index %s has keys of index %s, which must be there, as it was then", f.Name, i.Name, other)
-			}
-		}
 	}
+	r.data = map[string]bool{}
 	if r.opt.Mode == system.Dataless {
 		return nil
 	}
-	if err := r.list(ctx, root, ""); err != nil {
+	if err := r.list(ctx, root, "", 0); err != nil {
 		return err
+	}
+	for _, i := range r.schema.indexes {
+		r.data[i.Name] = r.opt.Mode == system.Full || slices.Contains(strings.Fields(info.Facts["data_of"]), i.Name)
+	}
+	for _, f := range r.files {
+		r.data[f.index] = true
 	}
 	slices.SortFunc(r.files, func(a, b *item) int { return strings.Compare(a.path(), b.path()) })
 	if r.opt.Mode == system.Full {
@@ -152,14 +156,14 @@ func (r *filled) plan(ctx context.Context, root tree.Node, info system.Info) err
 }
 
 // list finds the files of the layout below a directory.
-func (r *filled) list(ctx context.Context, dir tree.Node, path string) error {
+func (r *filled) list(ctx context.Context, dir tree.Node, path string, deep int) error {
 	for n, err := range dir.Entries(ctx, 0) {
 		if err != nil {
 			return err
 		}
 		p := strings.TrimPrefix(path+"/"+n.Attr().Name, "/")
-		if n.Attr().Kind == tree.Dir {
-			if err := r.list(ctx, n, p); err != nil {
+		if n.Attr().Kind == tree.Dir && deep < layoutDeep {
+			if err := r.list(ctx, n, p, deep+1); err != nil {
 				return err
 			}
 			continue
@@ -197,34 +201,71 @@ func (r *filled) whole(info system.Info) error {
 	return missingKeys(r.schema, parts)
 }
 
-// mayFill returns which of the indexes are there and are to be replaced.
+// mayFill returns which of the indexes are there and are to be replaced. Those that the
+// snapshot has only the schema of stay as they are.
 func (r *filled) mayFill(ctx context.Context) ([]string, error) {
-	p, err := r.get(ctx, r.primary, "/schema")
+	now, err := r.schemaOf(ctx, r.primary)
 	if err != nil {
 		return nil, err
 	}
-	now, err := parseSchema(p)
-	if err != nil {
-		return nil, err
-	}
-	var there, others []string
+	var there, others, kept []string
 	for _, i := range now.indexes {
-		if r.schema.index(i.Name) != nil {
-			there = append(there, i.Name)
-		} else {
+		switch {
+		case r.schema.index(i.Name) == nil:
 			others = append(others, i.Name)
+		case r.data[i.Name]:
+			there = append(there, i.Name)
+		default:
+			kept = append(kept, i.Name)
 		}
 	}
+	others = append(others, kept...)
+	for _, names := range [][]string{there, others, kept} {
+		slices.Sort(names)
+	}
+	allocation := slices.ContainsFunc(r.files, func(f *item) bool { return f.kind == allocFile })
 	switch {
 	case len(there) > 0 && !r.opt.Force:
 		return nil, fmt.Errorf("the cluster has %s already (%s): --force deletes and restores what the snapshot has of them: %w", plural(len(there), "index"), strings.Join(there, ", "), system.ErrRefused)
-	case len(others) > 0 && r.only == "" && !r.opt.Force:
+	case len(others) > 0 && allocation && !r.opt.Force:
 		return nil, fmt.Errorf("the cluster has indexes of its own (%s), whose allocation of IDs would be replaced: restore index by index (%s:indexes/NAME), or --force: %w", strings.Join(others, ", "), r.opt.Name, system.ErrRefused)
+	}
+	for _, name := range kept {
+		r.opt.Stepf("leave index %s, which is there, as it is: the snapshot has only its schema", name)
+	}
+	r.schema = r.schema.without(func(i *indexInfo) bool { return slices.Contains(kept, i.Name) })
+	if err := r.foreign(now); err != nil {
+		return nil, err
 	}
 	for _, name := range there {
 		r.opt.Stepf("delete index %s, which is there", name)
 	}
 	return there, nil
+}
+
+// foreign refuses fields that have keys of an index that will not be there, which could
+// not be made, and warns where only one of the two comes from the snapshot.
+func (r *filled) foreign(now *schema) error {
+	for _, i := range r.schema.indexes {
+		for _, f := range i.Fields {
+			other := f.Options.Foreign
+			switch {
+			case other == "" || r.schema.index(other) != nil:
+			case now.index(other) == nil:
+				return fmt.Errorf("field %s of index %s has keys of index %s, which is not there: restore that first, if a snapshot has it: %w", f.Name, i.Name, other, system.ErrRefused)
+			default:
+				r.opt.Warnf("field %s of index %s has keys of index %s, which is not restored and must be as it was then", f.Name, i.Name, other)
+			}
+		}
+	}
+	for _, i := range now.indexes {
+		for _, f := range i.Fields {
+			if other := f.Options.Foreign; r.schema.index(i.Name) == nil && r.schema.index(other) != nil {
+				r.opt.Warnf("field %s of index %s, which stays as it is, has keys of index %s, which becomes as it was then", f.Name, i.Name, other)
+			}
+		}
+	}
+	return nil
 }
 
 // readAll reads everything once, before anything is changed: what is damaged is to be
@@ -263,20 +304,13 @@ func (r *filled) fill(ctx context.Context, there []string) error {
 			return err
 		}
 	}
-	text, err := r.schema.text()
-	if err != nil {
-		return err
-	}
 	if err := r.gone(ctx, there); err != nil {
 		return err
 	}
-	r.opt.Stepf("schema: %s", plural(len(r.schema.indexes), "index"))
-	if len(r.schema.indexes) > 0 {
-		if err := r.send(ctx, http.MethodPost, r.primary, "/schema", int64(len(text)), bytesBody(text)); err != nil {
-			return fmt.Errorf("schema: %w", err)
-		}
+	if err := r.make(ctx); err != nil {
+		return fmt.Errorf("schema: %w", err)
 	}
-	if err := r.everywhere(ctx); err != nil {
+	if err := r.meant(ctx); err != nil {
 		return err
 	}
 	for _, kinds := range [][]fileKind{{allocFile}, {shardFile}, {dataframeFile}, {partitionFile, fieldFile}} {
@@ -290,4 +324,36 @@ func (r *filled) fill(ctx context.Context, there []string) error {
 			len(r.failed), len(r.files), strings.Join(r.failed[:min(3, len(r.failed))], "; "), system.ErrIncomplete)
 	}
 	return r.shardsListed(ctx)
+}
+
+// make makes the indexes and fields.
+func (r *filled) make(ctx context.Context) error {
+	r.opt.Stepf("schema: %s", plural(len(r.schema.indexes), "index"))
+	if len(r.schema.indexes) == 0 {
+		return nil
+	}
+	first, rest, err := r.schema.made()
+	if err != nil {
+		return err
+	}
+	text, err := first.text()
+	if err != nil {
+		return err
+	}
+	if err := r.send(ctx, http.MethodPost, r.primary, "/schema", int64(len(text)), bytesBody(text)); err != nil {
+		return err
+	}
+	if err := r.everywhere(ctx, first); err != nil {
+		return err
+	}
+	for _, f := range rest {
+		text, err := json.Marshal(map[string]any{"options": f.options})
+		if err != nil {
+			return err
+		}
+		if err := r.send(ctx, http.MethodPost, r.primary, "/index/"+url.PathEscape(f.index)+"/field/"+url.PathEscape(f.field), int64(len(text)), bytesBody(text)); err != nil {
+			return err
+		}
+	}
+	return r.everywhere(ctx, r.schema)
 }
