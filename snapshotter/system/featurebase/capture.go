@@ -167,7 +167,7 @@ func (r *run) ready(ctx context.Context) error {
 		return fmt.Errorf("the storage of this cluster is %q, and only rbf can be captured: %w", cl.storage, system.ErrRefused)
 	}
 	// A node leaves out of the schema what the token may not read.
-	if cl.storage == "" && r.sys.opt.index == "" {
+	if !cl.admin && r.sys.opt.index == "" {
 		r.opt.Warnf("the token is not of an admin: of the indexes only those that it may read are in the snapshot, whatever its mode")
 	}
 	s, err := r.readSchema(ctx)

@@ -143,7 +143,9 @@ func passing(err error) bool {
 	var remote *net.OpError
 	switch {
 	case errors.As(err, &s):
-		return s.code >= 500 || s.code == http.StatusTooManyRequests || s.code == http.StatusRequestTimeout
+		// Under load nodes take each other for lost, for a moment: then they send us to
+		// one another, or refuse what is allowed again soon.
+		return s.code >= 500 || s.code == http.StatusTooManyRequests || s.code == http.StatusRequestTimeout || s.code == http.StatusSeeOther || strings.Contains(s.text, "not allowed in state")
 	case errors.As(err, &unknown), errors.As(err, &host), errors.As(err, &verify), errors.Is(err, context.Canceled), errors.Is(err, errStored), errors.Is(err, errSpace),
 		errors.Is(err, system.ErrRefused), errors.As(err, &remote) && remote.Op == "remote error": // of TLS: the node does not like our certificate
 		return false

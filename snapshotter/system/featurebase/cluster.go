@@ -46,12 +46,17 @@ type cluster struct {
 	Nodes   []*node `json:"nodes"`
 	Name    string  `json:"clusterName"`
 	version string
+	admin   bool   // the token is of one, or there are no tokens
 	storage string // "rbf"; empty where the token does not let us see it
 	replica int    // 0: not known
 	width   uint64 // columns of a shard; 0: not known
 }
 
-const normal = "NORMAL"
+const (
+	normal    = "NORMAL"
+	maxNodes  = 4096    // of a cluster
+	maxShards = 4 << 20 // of an index
+)
 
 // cluster asks who is there. All nodes but those in the way of a cluster that is not
 // NORMAL are named by it.
@@ -62,6 +67,9 @@ func (c *client) cluster(ctx context.Context) (*cluster, error) {
 	}
 	if len(cl.Nodes) == 0 || slices.Contains(cl.Nodes, nil) {
 		return nil, fmt.Errorf("%s knows no nodes, itself included: is it FeatureBase?: %w", c.base, system.ErrRefused)
+	}
+	if len(cl.Nodes) > maxNodes {
+		return nil, fmt.Errorf("%s knows %d nodes, and up to %d are asked: %w", c.base, len(cl.Nodes), maxNodes, system.ErrRefused)
 	}
 	var v struct{ Version string }
 	if err := c.getJSON(ctx, c.base, "/version", &v); err != nil {
@@ -78,6 +86,7 @@ func (c *client) cluster(ctx context.Context) (*cluster, error) {
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		return nil, err
 	}
+	cl.admin = err == nil
 	cl.storage, cl.replica, cl.width = info.Storage, info.Replica, info.Width
 	return &cl, c.proven(ctx, &cl)
 }

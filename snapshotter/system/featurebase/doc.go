@@ -13,6 +13,10 @@
 //	indexes/INDEX/translate/NNNN         keys of columns, BoltDB, 256 partitions
 //	indexes/INDEX/fields/FIELD/translate keys of rows, BoltDB
 //
+// In the schema each timestamp field has a "base", its epoch as a number, for that is
+// what a node reads: restored from what a node writes itself, all of its values would
+// be off by the time from 1970 to the epoch.
+//
 // Databases are cut at every 8 KiB, the pages of RBF, so that a shard nothing was
 // written to, and the empty pages that most of the keys' files are, cost nothing in
 // the next snapshot. One that 1 % of random updates went to shares little: they
@@ -40,8 +44,10 @@
 // Nothing may be deleted meanwhile. Deletions that run when the capture begins or ends
 // are warned of where the token lets queries be seen (admin); others are not noticed.
 //
-// Each shard is asked of the nodes that own it, for one that does not answers with a
-// valid empty database. A node that fails is followed by the next replica. Files must be
+// All nodes are asked which shards there are: one that was away when a shard was made does
+// not know of it, and does not know that. Each shard is asked of the nodes that own it,
+// for one that does not answers with a valid empty database. Nodes are reached at the
+// addresses that they advertise, and say there who they are. A node that fails is followed by the next replica. Files must be
 // as long as their first page says; of BoltDB files every page is walked, because a node
 // that fails while it sends one ends the answer as if it were whole. A listed shard that
 // is empty on all of its nodes is kept, and warned of; one that is empty while other
@@ -52,8 +58,10 @@
 // other token is warned of, and its record says so.
 //
 // While nodes are down (DEGRADED) keys cannot be read at all: what has keys is refused,
-// and indexes without are taken from the replicas. Storage that is not RBF is refused,
-// where the token lets it be seen.
+// and indexes without are taken from the replicas, by --index also when the one node
+// is down that has the allocation of IDs, which is warned of. A cluster that has lost
+// most of its nodes may call itself NORMAL and give no schema: nothing is kept then.
+// Storage that is not RBF is refused, where the token lets it be seen.
 //
 // # Restoring in production
 //
@@ -63,23 +71,27 @@
 //     -- --host NODE:10101" reads and checks all of the snapshot and changes nothing.
 //     With authentication PILOSA_AUTH_TOKEN has the token of an admin.
 //  3. The same without --dry-run; --concurrency 4 and more is faster. Each file goes to
-//     every node that owns it in the new cluster, and is read back from it: records
+//     every node that owns it in the new cluster, and is read back from it. Before that
+//     the fields must have become what they were. Of what is read back, records are compared
 //     byte for byte, keys by all keys and values. (Keys of columns are read back from
 //     the first of their nodes, which alone gives them.) At last every node must know
 //     of every shard. What fails is tried again for --retry-period; what did not
 //     come over is named, and the exit code is not 0. Run it again with --force then.
 //  4. "featurebase chksum --host NODE:10101" of both clusters is the same, if nothing
-//     was written to the old one since. Creation times, and the bounds of int fields
-//     that lie at the ends of what fits, are not restored by FeatureBase itself.
+//     was written to the old one since. Creation times are not restored.
 //  5. Let ingesters continue.
 //
-// Indexes that are there are refused; --force deletes them first and restores them.
+// Indexes that are there are refused; --force deletes them first and restores them. Those
+// of which a light or dataless snapshot has the schema only are left as they are.
 // "NAME/latest:indexes/INDEX" restores one index beside others, without the
-// allocation of IDs, which is one for all. Without a cluster: "cutbank restore
-// NAME/latest DIR", then "featurebase restore -s DIR". What "featurebase backup" made is
+// allocation of IDs, which is one for all; an index with the keys of another needs that
+// to be there. Without a cluster: "cutbank restore NAME/latest DIR", then "featurebase
+// restore -s DIR", which loses bounds of 0, and fails where a cluster of several nodes
+// has fields with the keys of other indexes. What "featurebase backup" made is
 // taken in by "cutbank snapshot --system featurebase -- --dir DIR", for restoring it
-// with what is said above; what the tool has forgotten, as it does with shards that
-// fail beside a dataframe that does not, cannot be seen in it.
+// with what is said above; the epochs of timestamp fields, which the tool forgets, are
+// found from their bounds; what else it has forgotten, as it does with shards that fail
+// beside a dataframe that does not, cannot be seen in it.
 //
 // # What is not covered
 //
@@ -87,7 +99,8 @@
 // configuration, certificates and permissions. A dataframe of a shard that has no
 // records besides: the API does not list it. Where dataframes are not in use in the
 // new cluster they are named as not restored. Scratch space takes all that is captured
-// once, and a capture reads all of it: the API has no increments.
+// once, and a capture reads all of it: the API has no increments. Replicas are not
+// compared with each other: a shard is what the first of its nodes has of it.
 //
 // A node with authentication may crash when several requests are the first of a token:
 // begin with --concurrency 1 if tokens are short-lived.

@@ -210,7 +210,13 @@ func TestAgain(t *testing.T) {
 		case r.URL.Path == "/never":
 			http.Error(w, "no", http.StatusNotFound)
 		case r.URL.Path == "/elsewhere":
+			http.Redirect(w, r, "//127.0.0.1:1/", http.StatusTemporaryRedirect)
+		case r.URL.Path == "/loaded" && k == 1:
 			http.Redirect(w, r, "//127.0.0.1:1/", http.StatusSeeOther)
+		case r.URL.Path == "/loaded" && k == 2:
+			http.Error(w, "validating api method: api method TranslateData not allowed in state DEGRADED", http.StatusNotFound)
+		case r.URL.Path == "/loaded":
+			w.Write(shardOf(5))
 		case k == 1:
 			http.Error(w, "not yet", http.StatusServiceUnavailable)
 		case k == 2:
@@ -235,7 +241,11 @@ func TestAgain(t *testing.T) {
 			t.Errorf("%s: %v after %d answers", path, err, asked.Load())
 		}
 	}
-	if st, err := sp.files[0].Stat(); err != nil || sp.ends[0] != 5*pageSize || st.Size() < sp.ends[0] {
+	asked.Store(0)
+	if err := r.fetch(context.Background(), 0, f, n.base(), "/loaded", checkShard); err != nil || asked.Load() != 3 {
+		t.Errorf("%v after %d answers", err, asked.Load())
+	}
+	if st, err := sp.files[0].Stat(); err != nil || sp.ends[0] != 10*pageSize || st.Size() < sp.ends[0] {
 		t.Errorf("spool: %v, %d", err, sp.ends[0])
 	}
 }

@@ -109,13 +109,16 @@ func (r *run) shardsOf(ctx context.Context, index string) ([]uint64, error) {
 		}
 		answers++
 		all = append(all, got.Shards...)
+		slices.Sort(all)
+		if all = slices.Compact(all); len(all) > maxShards {
+			return nil, fmt.Errorf("index %s has %d shards, and up to %d are taken: %w", index, len(all), maxShards, system.ErrRefused)
+		}
 	}
 	// What has replicas is known to those that have them.
 	if limit := cmp.Or(r.cluster.replica, 2); answers == 0 || len(errs) >= limit {
 		return nil, fmt.Errorf("index %s: %d of %d nodes do not say which shards they have: %w: %w", index, len(errs), len(r.cluster.Nodes), errors.Join(errs...), system.ErrIncomplete)
 	}
-	slices.Sort(all)
-	return slices.Compact(all), nil
+	return all, nil
 }
 
 // shard takes one shard, and its dataframe, from the nodes that own it.

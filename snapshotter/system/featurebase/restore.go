@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"slices"
@@ -60,6 +61,9 @@ func (s *System) Restore(ctx context.Context, n tree.Node, info system.Info, opt
 	}
 	if err := info.Check(system.Info{Kind: Kind.Name, Version: r.cluster.version, Cluster: r.cluster.identity()}, opt); err != nil {
 		return res, err
+	}
+	if !r.cluster.admin {
+		return res, fmt.Errorf("the token is not of an admin, and no other may restore: give one in PILOSA_AUTH_TOKEN: %w", fs.ErrPermission)
 	}
 	if r.cluster.State != normal {
 		return res, fmt.Errorf("the cluster is %s, and takes data only when it is NORMAL; not up are %s: %w", r.cluster.State, r.cluster.down(), system.ErrRefused)
@@ -149,10 +153,7 @@ func (r *filled) plan(ctx context.Context, root tree.Node, info system.Info) err
 		r.data[f.index] = true
 	}
 	slices.SortFunc(r.files, func(a, b *item) int { return strings.Compare(a.path(), b.path()) })
-	if r.opt.Mode == system.Full {
-		return r.whole(info)
-	}
-	return nil
+	return r.whole(info)
 }
 
 // list finds the files of the layout below a directory.
@@ -186,7 +187,7 @@ func (r *filled) list(ctx context.Context, dir tree.Node, path string, deep int)
 	return nil
 }
 
-// whole fails if a full snapshot has not what it says that it has.
+// whole fails if the snapshot has not what it says that it has.
 func (r *filled) whole(info system.Info) error {
 	parts, shards := map[file]part{}, 0
 	for _, f := range r.files {
@@ -198,7 +199,7 @@ func (r *filled) whole(info system.Info) error {
 	if want := info.Facts["shards"]; want != "" && r.only == "" && want != strconv.Itoa(shards) {
 		return fmt.Errorf("the snapshot has %d shards, and had %s: %w", shards, want, system.ErrIncomplete)
 	}
-	return missingKeys(r.schema, parts)
+	return missingKeys(r.schema.without(func(i *indexInfo) bool { return !r.data[i.Name] }), parts)
 }
 
 // mayFill returns which of the indexes are there and are to be replaced. Those that the

@@ -24,7 +24,7 @@ func (r *run) info() system.Info {
 	facts := map[string]string{"state": r.cluster.State, "nodes": strconv.Itoa(len(nodes)), "node_addresses": strings.Join(nodes, " "),
 		"indexes": strconv.Itoa(len(names)), "shards": strconv.Itoa(count[shardFile]), "dataframes": strconv.Itoa(count[dataframeFile]),
 		"key_files": strconv.Itoa(count[partitionFile] + count[fieldFile])}
-	if r.cluster.storage == "" {
+	if !r.cluster.admin {
 		facts["seen"] = "what the token may read"
 	}
 	if r.cluster.replica > 0 {
