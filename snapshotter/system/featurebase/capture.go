@@ -263,7 +263,7 @@ func (r *run) deletes(ctx context.Context) {
 		err = json.NewDecoder(io.LimitReader(resp.Body, answerLimit)).Decode(&list)
 		resp.Body.Close()
 		if err != nil {
-			r.opt.Logf("whether something is being deleted is not known: %s/queries: %v", n.base(), err)
+			r.opt.Warnf("whether something is being deleted is not known: %s/queries: %v", n.base(), err)
 		}
 		for _, q := range list {
 			if deleting.MatchString(q.PQL) || deleting.MatchString(q.SQL) {

@@ -218,13 +218,12 @@ func (c *client) request(ctx context.Context, method, base, path string, body io
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
+	// What is no JSON comes all the same; what can be text is, unless this is asked for.
+	req.Header.Set("Accept", "application/json")
 	hc := c.read
-	if method == http.MethodGet {
-		req.Header.Set("Accept", "*/*")
-	} else {
+	if method != http.MethodGet {
 		hc = c.write
 		req.ContentLength = size
-		req.Header.Set("Accept", "application/json")
 		req.Header.Set("Content-Type", "application/octet-stream")
 	}
 	resp, err := hc.Do(req)

@@ -316,3 +316,22 @@ func TestDeleting(t *testing.T) {
 		}
 	}
 }
+
+// TestSpace: no other node helps when scratch space is full.
+func TestSpace(t *testing.T) {
+	c, n := answering(t, func(w http.ResponseWriter, r *http.Request) { w.Write(shardOf(5)) })
+	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	// What cannot be truncated is as good as what cannot be written.
+	sp := &spool{files: []*os.File{full}, ends: []int64{0}}
+	c.base = n.base()
+	warned := 0
+	r := &run{client: c, spool: sp, parts: map[file]part{}, opt: system.CaptureOptions{Mode: system.Full, Warnf: func(string, ...any) { warned++ }}}
+	err = r.shardFrom(context.Background(), 0, file{kind: shardFile, index: "i", n: 1}, []*node{n, n}, "/shard")
+	if !errors.Is(err, errSpace) || warned > 0 {
+		t.Errorf("%v, %d warnings", err, warned)
+	}
+}

@@ -131,10 +131,18 @@ func (r *run) shard(ctx context.Context, worker int, f file) error {
 	if r.opt.Mode == system.Dataless {
 		return r.shardSize(ctx, f, nodes, path)
 	}
+	return r.shardFrom(ctx, worker, f, nodes, path)
+}
+
+// shardFrom takes one shard from the first of its nodes that has something in it.
+func (r *run) shardFrom(ctx context.Context, worker int, f file, nodes []*node, path string) error {
 	var errs []error
 	taken, empty := false, 0
 	for _, n := range up(nodes) {
 		err := r.fetch(ctx, worker, f, n.base(), path, checkShard)
+		if ctx.Err() != nil || errors.Is(err, errSpace) {
+			return err
+		}
 		if err != nil {
 			errs = append(errs, err)
 			r.opt.Warnf("%v: asking the next node that has it", err)
@@ -221,6 +229,8 @@ func (r *run) dataframe(ctx context.Context, worker int, f file, nodes []*node) 
 			r.noDataframes.Store(n.base(), true)
 			none = true
 			continue
+		case ctx.Err() != nil, errors.Is(err, errSpace):
+			return err
 		case errors.As(err, &s) && s.code == http.StatusNotFound:
 			continue
 		}

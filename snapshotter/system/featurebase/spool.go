@@ -16,7 +16,7 @@ import (
 )
 
 // errSpace marks what no other attempt will mend: scratch space cannot be written.
-var errSpace = errors.New("scratch space")
+var errSpace = errors.New("scratch space (--scratch names a directory with more)")
 
 // errStored marks what no other attempt will mend: the snapshot cannot be read.
 var errStored = errors.New("the snapshot cannot be read")
