@@ -18,7 +18,11 @@ import (
 // the tool forgets a shard that failed, cannot be seen in it: only of the keys is it
 // known how many there must be.
 func (s *System) captureDir(ctx context.Context, opt system.CaptureOptions) (system.Capture, error) {
-	root := s.opt.dir
+	// A walk does not follow links, and would find nothing below one.
+	root, err := filepath.EvalSymlinks(s.opt.dir)
+	if err != nil {
+		return nil, fmt.Errorf("--dir: %w", err)
+	}
 	p, err := os.ReadFile(filepath.Join(root, "schema"))
 	if err != nil {
 		return nil, fmt.Errorf("--dir: no backup of featurebase: %w", err)
@@ -48,7 +52,10 @@ func (s *System) captureDir(ctx context.Context, opt system.CaptureOptions) (sys
 			return err
 		}
 		f, ok := parseFile(filepath.ToSlash(rel))
-		if !ok || !d.Type().IsRegular() {
+		if ok && !d.Type().IsRegular() {
+			return fmt.Errorf("%s is no plain file, and what it stands for would be missing: %w", path, system.ErrIncomplete)
+		}
+		if !ok {
 			opt.Warnf("%s is no part of a backup, and left out", path)
 			return nil
 		}
@@ -77,10 +84,27 @@ func (s *System) captureDir(ctx context.Context, opt system.CaptureOptions) (sys
 		if err := missingKeys(sch, parts); err != nil {
 			return nil, err
 		}
+		odd(sch, parts, opt.Warnf)
 	}
 	c := &capture{info: system.Info{Kind: Kind.Name, Facts: map[string]string{"from": "a directory of featurebase backup", "indexes": strconv.Itoa(len(sch.indexes))}}}
 	c.root, err = build(sch, parts, tree.TimeOf(st.ModTime()))
 	return c, err
+}
+
+// odd warns of what a backup that was broken off may lack.
+func odd(s *schema, parts map[file]part, warnf func(string, ...any)) {
+	if _, ok := parts[file{kind: allocFile}]; !ok {
+		warnf("there is no idalloc, the allocation of IDs: was the backup broken off?")
+	}
+	have := map[string]bool{}
+	for f := range parts {
+		have[f.index] = have[f.index] || f.kind == shardFile
+	}
+	for _, i := range s.indexes {
+		if !have[i.Name] {
+			warnf("index %s has no shards in this backup: right for one without records, or the backup was broken off", i.Name)
+		}
+	}
 }
 
 // takeIn checks one file of a backup and adds it; bogus is one that is none.

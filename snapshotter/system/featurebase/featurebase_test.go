@@ -306,6 +306,30 @@ func TestDir(t *testing.T) {
 	if a := root.Child("indexes").Child("a"); a.Child("dataframe") != nil || a.Child("shards").Child("0000").Attr().Size != 5*pageSize || root.Child("lost+found") != nil || !strings.Contains(strings.Join(warned, " "), "lost+found") {
 		t.Errorf("%q", warned)
 	}
+	// Backups are often reached through a link to the newest.
+	link := filepath.Join(t.TempDir(), "latest")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = open(t, "--dir "+link, nil); err != nil {
+		t.Fatal(err)
+	}
+	if c, err = s.Capture(context.Background(), opt); err != nil || c.Root().(*system.Node).Child("indexes") == nil {
+		t.Errorf("through a link: %v", err)
+	}
+	if err := errors.Join(os.Remove(filepath.Join(dir, "idalloc")), os.Remove(filepath.Join(dir, "indexes/a/shards/0000"))); err != nil {
+		t.Fatal(err)
+	}
+	warned = nil
+	if _, err := s.Capture(context.Background(), opt); err != nil || !strings.Contains(strings.Join(warned, " "), "no idalloc") || !strings.Contains(strings.Join(warned, " "), "has no shards") {
+		t.Errorf("%v, %q", err, warned)
+	}
+	if err := os.Symlink("0000", filepath.Join(dir, "indexes/a/shards/0001")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Capture(context.Background(), opt); !errors.Is(err, system.ErrIncomplete) || !strings.Contains(err.Error(), "shards/0001 is no plain file") {
+		t.Errorf("a shard that is a link: %v", err)
+	}
 }
 
 func TestDeleting(t *testing.T) {

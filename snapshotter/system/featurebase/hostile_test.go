@@ -98,6 +98,12 @@ func TestHostileBolt(t *testing.T) {
 func TestStalled(t *testing.T) {
 	stop := make(chan struct{})
 	c, n := answering(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			// All is there, and takes a while to be taken in.
+			_, _ = io.Copy(io.Discard, r.Body)
+			time.Sleep(600 * time.Millisecond)
+			return
+		}
 		if r.Method == http.MethodGet {
 			_, _ = w.Write([]byte("the beginning"))
 			w.(http.Flusher).Flush()
@@ -114,6 +120,9 @@ func TestStalled(t *testing.T) {
 	err := c.send(context.Background(), http.MethodPost, n.base(), "/x", size, func() io.Reader { return io.LimitReader(zeros{}, size) })
 	if !errors.Is(err, errStalled) {
 		t.Errorf("upload: %v", err)
+	}
+	if err := c.send(context.Background(), http.MethodPost, n.base(), "/slow", 5, bytesBody([]byte("12345"))); err != nil {
+		t.Errorf("a node that is slow with what it has: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	time.AfterFunc(50*time.Millisecond, cancel)
