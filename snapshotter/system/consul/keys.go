@@ -85,6 +85,9 @@ func (v *view) choose(ctx context.Context, chosen string) ([]wanted, error) {
 	flags := map[string]uint64{}
 	_, err := scan(stream(ctx, v.state), func(rec *record, _ any, p *pair) error {
 		if p != nil && keysIn(p) == "kv" {
+			if len(items) == maxShown {
+				return tooMany(maxShown)
+			}
 			items = append(items, item{key: p.key, off: rec.off, len: rec.len(), value: rec.off + 1 + p.valueOff, size: p.size, absent: p.absent})
 			if p.flags != 0 {
 				flags[p.key] = p.flags

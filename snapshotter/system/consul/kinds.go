@@ -122,9 +122,9 @@ func dig(v any, path ...string) any {
 func digText(v any, path ...string) string { return text(dig(v, path...)) }
 
 // place is where the view has a record that is no key: parts of a path, of any bytes.
-// Two records may have the same. secret says that all of it is one.
-func place(kind uint8, v any, body []byte) (parts []string, secret bool) {
-	parts, secret = placeIn(kind, v)
+// Two records may have the same.
+func place(kind uint8, v any, body []byte) []string {
+	parts := placeIn(kind, v)
 	if parts == nil {
 		sum := sha256.Sum256(body)
 		parts = []string{"other", kindName(kind), hex.EncodeToString(sum[:8])}
@@ -139,7 +139,19 @@ func place(kind uint8, v any, body []byte) (parts []string, secret bool) {
 	if p := digText(v, "Partition"); p != "" && p != "default" {
 		parts = append([]string{"partitions", p}, parts...)
 	}
-	return parts, secret
+	return parts
+}
+
+// hidden tells which records are secrets as a whole. Of what cannot be decoded nobody
+// knows what it has, but for some types.
+func hidden(kind uint8, v any) bool {
+	switch kind {
+	case kindPeerSecrets, kindChunking: // writes that are not whole yet are any bytes
+		return true
+	case kindPeering, kindTrustBundle, kindResource:
+		return false
+	}
+	return v == nil
 }
 
 // first is the first of the fields that has a text.
@@ -153,7 +165,7 @@ func first(v any, names ...string) string {
 }
 
 // placeIn is place for the kinds that are known.
-func placeIn(kind uint8, v any) (parts []string, secret bool) {
+func placeIn(kind uint8, v any) []string {
 	named := func(dir string, names ...string) []string {
 		if n := first(v, names...); n != "" {
 			return append(strings.Split(dir, "/"), n)
@@ -162,52 +174,50 @@ func placeIn(kind uint8, v any) (parts []string, secret bool) {
 	}
 	switch kind {
 	case kindRegister:
-		return placeRegister(v), false
+		return placeRegister(v)
 	case kindCoordinate:
 		if list, ok := v.([]any); ok && len(list) == 1 {
 			if node := digText(list[0], "Node"); node != "" {
-				return []string{"nodes", node, "coordinate" + dashed(digText(list[0], "Segment"))}, false
+				return []string{"nodes", node, "coordinate" + dashed(digText(list[0], "Segment"))}
 			}
 		}
-		return nil, false
+		return nil
 	case kindSession:
-		return named("sessions", "ID"), false
+		return named("sessions", "ID")
 	case kindQuery:
-		return named("queries", "Name", "ID"), false
+		return named("queries", "Name", "ID")
 	case kindConfig:
 		if kind, name := digText(v, "Entry", "Kind"), digText(v, "Entry", "Name"); kind != "" && name != "" {
-			return []string{"config", kind, name}, false
+			return []string{"config", kind, name}
 		}
 		if kind := digText(v, "Entry", "Kind"); kind != "" {
-			return []string{"config", kind, kind}, false // of which there is one, as "mesh"
+			return []string{"config", kind, kind} // of which there is one, as "mesh"
 		}
-		return nil, false
+		return nil
 	case kindToken:
-		return named("acl/tokens", "AccessorID"), false
+		return named("acl/tokens", "AccessorID")
 	case kindPolicy:
-		return named("acl/policies", "Name", "ID"), false
+		return named("acl/policies", "Name", "ID")
 	case kindRole:
-		return named("acl/roles", "Name", "ID"), false
+		return named("acl/roles", "Name", "ID")
 	case kindBindingRule:
-		return named("acl/binding-rules", "ID"), false
+		return named("acl/binding-rules", "ID")
 	case kindAuthMethod:
-		return named("acl/auth-methods", "Name"), false
+		return named("acl/auth-methods", "Name")
 	case kindAutopilot, kindCAConfig, kindChunking:
-		return []string{"other", kindName(kind), kindName(kind)}, kind == kindChunking
-	case kindPeerSecrets:
-		return nil, true
+		return []string{"other", kindName(kind), kindName(kind)}
 	case kindVirtualIP:
 		if n := digText(v, "Service", "ServiceName", "Name"); n != "" {
-			return []string{"other", kindName(kind), n + dashed(digText(v, "Service", "Peer"))}, false
+			return []string{"other", kindName(kind), n + dashed(digText(v, "Service", "Peer"))}
 		}
-		return nil, false
+		return nil
 	case kindFederation:
 		if dc := digText(v, "State", "Datacenter"); dc != "" {
-			return []string{"other", kindName(kind), dc}, false
+			return []string{"other", kindName(kind), dc}
 		}
-		return nil, false
+		return nil
 	}
-	return named("other/"+kindName(kind), "ID", "Key", "Name"), false
+	return named("other/"+kindName(kind), "ID", "Key", "Name")
 }
 
 func dashed(s string) string {
@@ -245,17 +255,16 @@ func placeRegister(v any) []string {
 
 // isSecret tells by a field's name whether its value opens doors.
 func isSecret(field string) bool {
-	f := strings.ToLower(field)
-	switch f {
-	case "signingkey", "serviceaccountjwt", "authorization":
-		return true
+	f := strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(field))
+	if strings.HasPrefix(f, "privatekey") && (strings.HasSuffix(f, "type") || strings.HasSuffix(f, "bits")) {
+		return false
 	}
-	for _, part := range []string{"secret", "privatekey", "password", "passphrase"} {
+	for _, part := range []string{"secret", "privatekey", "signingkey", "apikey", "accesskey", "password", "passphrase", "passwd", "credential", "authorization"} {
 		if strings.Contains(f, part) {
 			return true
 		}
 	}
-	return strings.HasSuffix(f, "token")
+	return f == "cookie" || f == "setcookie" || strings.HasSuffix(f, "token") || strings.HasSuffix(f, "accountjwt")
 }
 
 // masked replaces secrets.
@@ -276,8 +285,27 @@ func mask(v any) any {
 		for i := range x {
 			x[i] = mask(x[i])
 		}
+	case string:
+		return maskURL(x)
+	case []byte:
+		return maskURL(string(x))
 	}
 	return v
+}
+
+// maskURL replaces the password in a text that begins as a URL with one.
+func maskURL(s string) string {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok || strings.ContainsAny(scheme, "/ ") {
+		return s
+	}
+	host, _, _ := strings.Cut(rest, "/")
+	at := strings.LastIndexByte(host, '@')
+	colon := strings.IndexByte(host, ':')
+	if colon < 0 || at < colon {
+		return s
+	}
+	return scheme + "://" + rest[:colon+1] + masked + rest[at:]
 }
 
 // hasContent reports whether a value could give something away.

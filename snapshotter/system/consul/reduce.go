@@ -102,25 +102,46 @@ func light(prefixes []string) func([]byte, *record) ([]byte, error) {
 				return append(b, rec.body...), nil
 			}
 		}
-		return withoutValue(b, rec.body)
+		return withoutValue(b, rec.body, nil)
 	}
 }
 
-// withoutValue appends a key's record with its value left out.
-func withoutValue(b, body []byte) ([]byte, error) {
-	m, ok := decode(body).(map[string]any)
-	if !ok {
-		return nil, damaged("a key's record is no map")
+// withoutValue appends a key's record with its value left out, and of all other fields
+// those of a list; nil: all.
+func withoutValue(b, body []byte, fields map[string]bool) ([]byte, error) {
+	p, err := parsePair(body)
+	if err != nil {
+		return nil, err
 	}
-	m["Value"] = gone(len(text(m["Value"])))
-	return appendValue(b, m)
+	n, rest, err := msgp.ReadMapHeaderBytes(body)
+	if err != nil {
+		return nil, damaged("a key's record: %v", err)
+	}
+	kept := uint32(1)
+	var out []byte
+	for range n {
+		at := rest
+		var name []byte
+		if name, rest, err = msgp.ReadMapKeyZC(rest); err == nil {
+			rest, err = msgp.Skip(rest)
+		}
+		if err != nil {
+			return nil, damaged("a key's record: %v", err)
+		}
+		if string(name) != "Value" && (fields == nil || fields[string(name)]) {
+			out = append(out, at[:len(at)-len(rest)]...)
+			kept++
+		}
+	}
+	b = append(msgp.AppendMapHeader(b, kept), out...)
+	return appendLeftOut(msgp.AppendString(b, "Value"), p.size), nil
 }
 
 // dataless keeps what an allow list has, and leaves out all else: what a later release
 // puts into its records too.
 func dataless(b []byte, rec *record) ([]byte, error) {
 	if rec.kind == kindKVS || rec.kind == kindTombstone {
-		return withoutValue(b, rec.body)
+		return withoutValue(b, rec.body, keyFields)
 	}
 	v := open(rec.kind, rec.body)
 	if v == nil || !shown[rec.kind] {
@@ -141,9 +162,12 @@ var shown = map[uint8]bool{
 // values are kept everywhere, and what maps have for keys.
 var shownFields = names(`ID Name Node Datacenter Address Service ServiceID ServiceName Kind CheckID Status Key Session Behavior TTL
 	AccessorID Policies Roles Datacenters AuthMethod Type TokenLocality Local BindType BindName Rules Provider ClusterID Protocol Namespace
-	Partition PeerName Peer Segment SourceName DestinationName SourceNS DestinationNS Action Tags ServiceTags Mode Interval Timeout
+	Partition PeerName Peer Segment SourceName DestinationName SourceNS DestinationNS Action Mode Interval Timeout
 	TrustDomain NotBefore NotAfter CreateTime ExpirationTime IP Region Zone Resolver DestinationServiceName LocalServiceName MeshGateway
 	PrivateKeyType SigningKeyID version LAN WAN lan wan lan_ipv4 wan_ipv4`)
+
+// keyFields are those of a key's record that a dataless snapshot has.
+var keyFields = names("Key Flags LockIndex CreateIndex ModifyIndex Session Namespace Partition")
 
 // opaque are the fields in which anything can be: no text below them is kept.
 var opaque = names("Meta NodeMeta Config Header Opaque State Output Notes Body Definition Description Proxy Template")

@@ -118,7 +118,7 @@ func (s *summary) record(rec *record, size int64, each func(*record, any, *pair)
 		s.key(p, size)
 	} else {
 		v = open(rec.kind, rec.body)
-		parts, _ := place(rec.kind, v, rec.body)
+		parts := place(rec.kind, v, rec.body)
 		name = []byte(strings.Join(parts, "\x00"))
 		s.learn(rec.kind, v)
 	}

@@ -45,7 +45,7 @@ func View(ctx context.Context, root tree.Numbered, _ system.Info, opt system.Vie
 	if err := v.regenerated(ctx, root); err != nil {
 		return nil, err
 	}
-	if err := v.records(stream(ctx, state)); err != nil {
+	if err := v.records(stream(ctx, state), maxShown); err != nil {
 		return nil, err
 	}
 	return v.root, v.root.Seal()
@@ -72,12 +72,24 @@ type item struct {
 	absent bool
 }
 
+// maxShown is of how many records a view is made, and keys are chosen. Each costs about
+// half a KiB of memory, and can be two bytes long where somebody means us ill.
+const maxShown = 4 << 20
+
+func tooMany(limit int) error {
+	return fmt.Errorf("the state has more than %d records, which are too many to be shown one by one; a restore of everything takes them", limit)
+}
+
 // records adds all records. Keys come last, since a key's name depends on whether
 // others are below it.
-func (v *view) records(r io.Reader) error {
+func (v *view) records(r io.Reader, limit int) error {
 	v.keys = map[string][]item{}
 	taken := map[string]int{}
+	n := 0
 	_, err := scan(r, func(rec *record, val any, p *pair) error {
+		if n++; n > limit {
+			return tooMany(limit)
+		}
 		if p != nil {
 			base := keysIn(p)
 			v.keys[base] = append(v.keys[base], item{key: p.key, off: rec.off, len: rec.len(), value: rec.off + 1 + p.valueOff, size: p.size, absent: p.absent})
@@ -218,7 +230,7 @@ func (v *view) dir(p string) *system.Node {
 // other adds a record that is no key. Where the names of two are the same the later
 // one's has a number.
 func (v *view) other(rec *record, val any, taken map[string]int) {
-	parts, secret := place(rec.kind, val, rec.body)
+	parts := place(rec.kind, val, rec.body)
 	for i := range parts {
 		parts[i] = fileName(parts[i])
 	}
@@ -229,22 +241,23 @@ func (v *view) other(rec *record, val any, taken map[string]int) {
 	p := strings.Join(parts, "/")
 	taken[p]++
 	if n := taken[p]; n > 1 {
-		p += "%" + strconv.Itoa(n) // escaped names have no such thing at their end
+		p += "%-" + strconv.Itoa(n) // escaped names have no such thing
 	}
 	dir, name := path.Split(p + suffix)
 	t := &recordText{v: v, kind: rec.kind, off: rec.off, size: rec.len(), raw: val == nil}
 	var n *system.Node
+	var size int64
+	out := false
+	if val == nil {
+		size, out = isLeftOut(decode(rec.body))
+	}
 	switch {
+	case out:
+		n = system.NewAbsent(name, tree.Time{}, size)
+	case !v.secrets && hidden(rec.kind, val):
+		n = system.NewFile(name, tree.Time{}, strings.NewReader(masked+"\n"), int64(len(masked)+1), nil)
 	case val == nil:
-		size, out := isLeftOut(decode(rec.body))
-		switch {
-		case out:
-			n = system.NewAbsent(name, tree.Time{}, size)
-		case secret && !v.secrets:
-			n = system.NewFile(name, tree.Time{}, strings.NewReader(masked+"\n"), int64(len(masked)+1), nil)
-		default:
-			n = system.NewFile(name, tree.Time{}, t, int64(len(rec.body)), nil)
-		}
+		n = system.NewFile(name, tree.Time{}, t, int64(len(rec.body)), nil)
 	default:
 		n = system.NewFile(name, tree.Time{}, t, int64(len(v.json(val))), nil)
 	}

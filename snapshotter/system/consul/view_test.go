@@ -119,7 +119,7 @@ func TestView(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"services/web/n1/web%2F1.json", "nodes/n1/node.json", "nodes/n1/checks/c.json", "nodes/n1/coordinate.json", "peers/dc9/nodes/far/node.json",
-		"acl/policies/p.json", "config/proxy-config/global.json", "queries/same.json", "queries/same%2.json", "other/Unknown(99)/x.json", "inspect.txt", "meta.json", "SHA256SUMS"} {
+		"acl/policies/p.json", "config/proxy-config/global.json", "queries/same.json", "queries/same%-2.json", "other/Unknown(99)/x.json", "inspect.txt", "meta.json", "SHA256SUMS"} {
 		if _, ok := all[path]; !ok {
 			t.Errorf("no %s", path)
 		}

@@ -19,6 +19,10 @@ import (
 const (
 	maxRecord = 256 << 20
 	maxDepth  = 256
+
+	// What is decoded costs up to a hundred times its length, as arrays of empty maps
+	// do. All but keys and pieces of writes are far shorter than this.
+	maxDecoded = 2 << 20
 )
 
 // record is one record of a state: a byte that says its type, and one value in
@@ -140,8 +144,12 @@ func isLeftOut(v any) (int64, bool) {
 }
 
 // decode returns a value as Go has it: map[string]any, []any, string, []byte, numbers,
-// bool, nil. It returns nil for what cannot be decoded so, and what is not one value.
+// bool, nil. It returns nil for what cannot be decoded so, what is not one value, and
+// what is longer than maxDecoded.
 func decode(p []byte) any {
+	if len(p) > maxDecoded {
+		return nil
+	}
 	if rest, ok := skip(p); !ok || len(rest) > 0 {
 		return nil
 	}
@@ -250,6 +258,9 @@ func (p *pair) field(name string, raw []byte, off int64) error {
 		str = &p.partition
 	default:
 		return nil
+	}
+	if t := msgp.NextType(raw); t == msgp.MapType || t == msgp.ArrayType {
+		return damaged("a key's record: %s is a %v", name, t)
 	}
 	v, _, err := msgp.ReadIntfBytes(raw)
 	if err != nil {
