@@ -124,18 +124,20 @@ func (c *client) connect() error {
 		c.base = url.URL{Scheme: "http", Host: "localhost"}
 		return nil
 	}
+	secure, err := boolean("CONSUL_HTTP_SSL", c.opt.ssl)
+	if err != nil {
+		return err
+	}
 	if !strings.Contains(addr, "://") {
-		scheme := "http://"
-		if on, err := boolean("CONSUL_HTTP_SSL", c.opt.ssl); err != nil {
-			return err
-		} else if on {
-			scheme = "https://"
-		}
-		addr = scheme + addr
+		addr = "http://" + addr
 	}
 	u, err := url.Parse(addr)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || u.RawQuery != "" {
-		return fmt.Errorf("-http-addr %q is no HOST:PORT, http://, https:// or unix:///PATH", c.opt.addr)
+		// It is not repeated: who writes a password or a token there means it.
+		return errors.New("-http-addr is no HOST:PORT, http://, https:// or unix:///PATH; names and passwords stand in CONSUL_HTTP_AUTH, tokens in CONSUL_HTTP_TOKEN")
+	}
+	if secure {
+		u.Scheme = "https" // no address takes that back, in Consul's own tools neither
 	}
 	c.base = url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimSuffix(u.Path, "/")}
 	t.TLSClientConfig, err = c.tls()

@@ -57,12 +57,16 @@ func TestOptions(t *testing.T) {
 		{base: "http://127.0.0.1:8500"},
 		{env: map[string]string{"CONSUL_HTTP_ADDR": "h:1", "CONSUL_HTTP_SSL": "true", "CONSUL_HTTP_TOKEN": "t"}, base: "https://h:1", token: "t"},
 		{env: map[string]string{"CONSUL_HTTP_ADDR": "h:1"}, args: []string{"-http-addr", "https://g:2/consul/"}, base: "https://g:2/consul"},
+		{env: map[string]string{"CONSUL_HTTP_ADDR": "http://h:1", "CONSUL_HTTP_SSL": "true", "CONSUL_HTTP_TOKEN": "t"}, base: "https://h:1", token: "t"},
+		{env: map[string]string{"CONSUL_HTTP_ADDR": "https://h:1", "CONSUL_HTTP_SSL": "false"}, base: "https://h:1"},
 		{env: map[string]string{"CONSUL_HTTP_ADDR": "unix:///x.sock"}, base: "http://localhost"},
 		{env: map[string]string{"CONSUL_HTTP_TOKEN": "t"}, args: []string{"--token", "o"}, base: "http://127.0.0.1:8500", token: "o"},
 		{env: map[string]string{"CONSUL_HTTP_TOKEN_FILE": token}, args: []string{"-token=o"}, base: "http://127.0.0.1:8500", token: "file"},
 		{args: []string{"-token-file", dir + "/none"}, fails: "no such file"},
 		{args: []string{"-http-addr", "ftp://h"}, fails: "no HOST:PORT"},
-		{args: []string{"-http-addr", "http://u:p@h"}, fails: "no HOST:PORT"},
+		{args: []string{"-http-addr", "http://u:hush@h"}, fails: "no HOST:PORT"},
+		{args: []string{"-http-addr", "h:1?token=hush"}, fails: "no HOST:PORT"},
+		{args: []string{"-http-addr", "http://u:hush@h:x"}, fails: "no HOST:PORT"},
 		{env: map[string]string{"CONSUL_HTTP_SSL": "maybe"}, fails: "neither true nor false"},
 		{env: map[string]string{"CONSUL_HTTP_SSL_VERIFY": "maybe"}, fails: "neither true nor false"},
 		{args: []string{"-ca-file", token}, fails: "has no certificate"},
@@ -75,7 +79,7 @@ func TestOptions(t *testing.T) {
 		s, err := openSystem(t, c.env, c.args...)
 		switch {
 		case c.fails != "":
-			if err == nil || !strings.Contains(err.Error(), c.fails) {
+			if err == nil || !strings.Contains(err.Error(), c.fails) || strings.Contains(err.Error(), "hush") {
 				t.Errorf("%v %v: %v, want %q", c.env, c.args, err, c.fails)
 			}
 		case err != nil:
