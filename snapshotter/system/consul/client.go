@@ -297,8 +297,8 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 		return a, nil
 	}
 	defer res.Body.Close()
-	text, _ := io.ReadAll(io.LimitReader(a.body, 4<<10)) // what came of it will do
-	return nil, fmt.Errorf("%s %s%s: %w", method, c.base.Host, path, statusError(res.StatusCode, text))
+	text, _ := io.ReadAll(io.LimitReader(a.body, 64<<10)) // what came of it will do
+	return nil, fmt.Errorf("%s %s%s: %w", method, c.base.Host, path, newStatusError(res.StatusCode, path, text))
 }
 
 type closer struct {
@@ -326,28 +326,49 @@ func (w *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// statusError says what an answer means.
-func statusError(code int, text []byte) error {
-	s := strings.TrimSpace(strings.ToValidUTF8(string(text), "?"))
-	kind := error(nil)
+// statusError is an answer that is no 200.
+type statusError struct {
+	code int
+	text string
+	kind error // what it means; may be nil
+}
+
+// What a token needs.
+const (
+	aclToken = `the token needs acl = "write"`
+	keyToken = `the token needs policy = "write" for these keys`
+)
+
+func newStatusError(code int, path string, text []byte) *statusError {
+	e := &statusError{code: code, text: strings.TrimSpace(strings.ToValidUTF8(string(text), "?"))}
 	switch {
 	case code == http.StatusForbidden || code == http.StatusUnauthorized:
-		kind = fmt.Errorf("the token needs acl = \"write\": %w", fs.ErrPermission)
+		needs := aclToken
+		if path != "/v1/snapshot" {
+			needs = keyToken
+		}
+		e.kind = fmt.Errorf("%s: %w", needs, fs.ErrPermission)
 	case code == http.StatusNotFound:
-		kind = fs.ErrNotExist
-	case strings.Contains(s, "No cluster leader"):
-		kind = errNoLeader
-	case strings.Contains(s, "No path to datacenter"):
-		kind = system.ErrRefused
+		e.kind = fs.ErrNotExist
+	case strings.Contains(e.text, "No cluster leader"):
+		e.kind = errNoLeader
+	case strings.Contains(e.text, "No path to datacenter"):
+		e.kind = system.ErrRefused
 	case code >= 500:
-		kind = errBroken // agents have many words for a leader that has just gone away
+		e.kind = errBroken // agents have many words for a leader that has just gone away
 	}
-	err := fmt.Errorf("status %d: %q", code, s)
-	if kind != nil {
-		err = fmt.Errorf("%w: %w", err, kind)
-	}
-	return err
+	return e
 }
+
+func (e *statusError) Error() string {
+	text := fmt.Sprintf("status %d: %q", e.code, e.text[:min(len(e.text), 4<<10)])
+	if e.kind != nil {
+		text += ": " + e.kind.Error()
+	}
+	return text
+}
+
+func (e *statusError) Unwrap() error { return e.kind }
 
 // small reads an answer that is not large.
 func (c *client) small(ctx context.Context, path string, query url.Values) ([]byte, error) {

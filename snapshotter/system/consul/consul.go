@@ -43,7 +43,7 @@ says that one server may answer for itself.
   cutbank restore prod/latest:kv/app --system consul --dry-run
   cutbank snapshot --system consul --mode light --data app/ --data web/`,
 	Modes:     []system.Mode{system.Full, system.Light, system.Dataless},
-	Restores:  "a full snapshot into a cluster that is empty, or with --force; keys below a path kv/... into any",
+	Restores:  "a full snapshot into a cluster that is empty, or with --force; keys below a path kv/... into a cluster in use",
 	Selective: true,
 	Flags: func(f *flag.FlagSet) system.Opener {
 		s := &System{pauses: pauses}
@@ -242,25 +242,26 @@ func (s *System) Capture(ctx context.Context, opt system.CaptureOptions) (system
 	if t.stale && !t.leader {
 		opt.Warnf("the cluster has no leader: this is what one server has, which last heard of a leader %v ago", t.contact)
 	}
-	return newCapture(t, s.agentVersion(ctx), opt)
+	version, _ := s.agent(ctx)
+	return newCapture(t, version, opt)
 }
 
-// agentVersion is what the agent that is asked runs; empty if it does not say.
-func (s *System) agentVersion(ctx context.Context) string {
+// agent is what the agent that is asked runs, and where; empty if it does not say.
+func (s *System) agent(ctx context.Context) (version, datacenter string) {
 	if s.opt.datacenter != "" {
-		return "" // it need not be in that datacenter
+		return "", s.opt.datacenter // it need not be in that datacenter
 	}
 	p, err := s.c.small(ctx, "/v1/agent/self", nil)
 	if err != nil {
-		return ""
+		return "", ""
 	}
 	var self struct {
-		Config struct{ Version string }
+		Config struct{ Version, Datacenter string }
 	}
 	if json.Unmarshal(p, &self) != nil {
-		return ""
+		return "", ""
 	}
-	return self.Config.Version
+	return self.Config.Version, self.Config.Datacenter
 }
 
 // newCapture makes the tree of an archive; it closes t if it fails.

@@ -78,7 +78,11 @@
 //  3. The same without --dry-run; keys with other values are replaced with --force only.
 //     Keys go in transactions of up to 128, each all or nothing, with their flags; a key
 //     that somebody writes meanwhile ends it, and running it again goes on. Keys that are
-//     not in the snapshot, locks and sessions stay as they are.
+//     not in the snapshot, locks and sessions stay as they are. The token needs policy =
+//     "write" for the keys. Another cluster or release is refused as with everything, as
+//     far as the token lets it be known. Keys whose names are no UTF-8, and values of more
+//     than about 384 KiB, go by themselves; of those, names that no URL path has unchanged
+//     (empty parts, "..", what cannot be printed) are told, and come with everything only.
 //
 // Everything, into a new datacenter of the same name and release:
 //

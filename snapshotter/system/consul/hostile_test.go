@@ -4,7 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"testing"
@@ -111,6 +116,64 @@ func TestDatalessTags(t *testing.T) {
 	for path, text := range files(t, captured(t, system.Dataless, nil, archiveOf(t, p))) {
 		if strings.Contains(text, "hush") {
 			t.Errorf("%s: %q", path, text)
+		}
+	}
+}
+
+func TestWays(t *testing.T) {
+	long := int64(512 << 10)
+	for _, c := range []struct {
+		key  string
+		size int64
+		want way
+	}{
+		{"a/b", 300, byTxn}, {"/a", 0, byTxn}, {"a//..\x01\u00a0", 9, byTxn}, {"a/b", long, byPath}, {"a/", long, byPath}, {"\xff/x", 1, byPath},
+		{"/a", long, noWay}, {"a//b", long, noWay}, {"a/../b", long, noWay}, {"a\u00a0", long, noWay}, {"\xff\x01", 1, noWay}, {"\xff//", 1, noWay},
+		{"a", 392900, byTxn}, {"a", 393216, byPath},
+	} {
+		w := wanted{item: item{key: c.key, size: c.size}}
+		if got, err := w.ways(); got != c.want || err != nil {
+			t.Errorf("%q of %d bytes: %d, %v, want %d", c.key, c.size, got, err, c.want)
+		}
+	}
+}
+
+// TestBarredKeys: a key that no agent takes is said, and hinders no other.
+func TestBarredKeys(t *testing.T) {
+	var txn, asked int
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/v1/txn":
+			txn++
+		case "/v1/kv/":
+			asked++
+			http.NotFound(w, r)
+		default:
+			http.Error(w, "what?", http.StatusForbidden)
+		}
+	}))
+	defer server.Close()
+	s, err := openSystem(t, map[string]string{"CONSUL_HTTP_ADDR": server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := captured(t, system.Full, nil, archiveOf(t, state(t, kv("\xff\x01", "x"), kv("a", "x"), kv("z", "x"))))
+	opt := system.RestoreOptions{Mode: system.Full, Path: "kv", Stepf: t.Logf, Logf: t.Logf, Warnf: t.Logf}
+	_, err = s.Restore(context.Background(), root, system.Info{Kind: "consul"}, opt)
+	if !errors.Is(err, system.ErrIncomplete) || !strings.Contains(err.Error(), `2 keys are written, but 1 keys cannot be written by themselves, such as "\xff\x01"`) || txn != 1 || asked != 1 {
+		t.Errorf("%v, %d, %d", err, txn, asked)
+	}
+}
+
+// TestTxnErrors: why a transaction was not done is said in words.
+func TestTxnErrors(t *testing.T) {
+	for text, want := range map[string]error{
+		`{"Errors":[{"What":"failed to set key \"a\", index is stale"},{"What":"x"}]}`:                               system.ErrRefused,
+		`{"Errors":[{"What":"Permission denied: token with AccessorID 'x' lacks permission 'key:write' on \"a\""}]}`: fs.ErrPermission,
+		`{"Errors":[]}`: io.EOF, `{`: io.EOF,
+	} {
+		if err := txnError(text, io.EOF); !errors.Is(err, want) {
+			t.Errorf("%s: %v", text, err)
 		}
 	}
 }

@@ -1,7 +1,9 @@
 package consul
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,7 +27,7 @@ func (s *System) Restore(ctx context.Context, n tree.Node, info system.Info, opt
 		return system.Result{}, fmt.Errorf("-stale is for reading: a restore needs a leader: %w", system.ErrRefused)
 	}
 	if opt.Path != "" {
-		return s.restoreKeys(ctx, n, opt)
+		return s.restoreKeys(ctx, n, info, opt)
 	}
 	if opt.Mode != system.Full {
 		return system.Result{}, fmt.Errorf("a %s snapshot has not everything: a full one can be restored: %w", opt.Mode, system.ErrRefused)
@@ -49,8 +51,13 @@ func (s *System) restoreAll(ctx context.Context, n tree.Node, info system.Info, 
 		return res, err
 	}
 	now := system.Info{Kind: kindID, Version: have.version(), Cluster: have.identity()}
-	if now.Version == "" {
-		now.Version = s.agentVersion(ctx)
+	if have.version() == "" || have.datacenter == "" {
+		version, datacenter := s.agent(ctx)
+		now.Version = cmp.Or(now.Version, version)
+		if have.datacenter == "" { // the first leader has only just been elected
+			have.datacenter = datacenter
+			now.Cluster = have.identity()
+		}
 	}
 	lost := have.holds()
 	// A new cluster has an ID of its own until it is restored into; where nothing is
@@ -80,6 +87,42 @@ func (s *System) restoreAll(ctx context.Context, n tree.Node, info system.Info, 
 		return res, err
 	}
 	return res, s.compare(ctx, want, opt)
+}
+
+// now is what can be known of the cluster by who may not take a snapshot of it. What
+// cannot is not told, or told as the snapshot has it.
+func (s *System) now(ctx context.Context, info system.Info) system.Info {
+	now := system.Info{Kind: kindID}
+	var servers []struct {
+		Datacenter  string
+		ServiceMeta map[string]string
+	}
+	versions := &summary{versions: map[string]int{"": 0}}
+	datacenter := s.opt.datacenter
+	if p, err := s.c.small(ctx, "/v1/catalog/service/consul", nil); err == nil && json.Unmarshal(p, &servers) == nil {
+		for _, n := range servers {
+			datacenter = n.Datacenter
+			if v := n.ServiceMeta["version"]; v != "" {
+				versions.versions[v]++
+			}
+		}
+	}
+	now.Version = versions.version()
+	if datacenter == "" {
+		_, datacenter = s.agent(ctx)
+	}
+	id := ""
+	var roots struct{ TrustDomain string }
+	if p, err := s.c.small(ctx, "/v1/connect/ca/roots", nil); err == nil && json.Unmarshal(p, &roots) == nil {
+		id, _, _ = strings.Cut(roots.TrustDomain, ".")
+	}
+	wantDatacenter, wantID, _ := strings.Cut(info.Cluster, "/")
+	if id == "" || wantID == "" {
+		id = wantID
+	}
+	have := summary{datacenter: cmp.Or(datacenter, wantDatacenter), cluster: id}
+	now.Cluster = have.identity()
+	return now
 }
 
 func notes(want *summary) []string {
