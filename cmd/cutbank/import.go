@@ -32,7 +32,8 @@ func (a *app) importCommand() *cobra.Command {
 		Use:   "import KIND FILE...",
 		Short: "Take in the archives that a system's own tools have written",
 		Long: `import keeps a snapshot of each FILE, which the tools of KIND have written, as if it
-had been made then: it has the time that the file tells. KIND is ` + strings.Join(importers(), " or ") + `.
+had been made then: it has the time that the file tells, or where that is to come the
+time when FILE was written. KIND is ` + strings.Join(importers(), " or ") + `.
 
 A file that was taken in under the same name before is not taken in again. One that
 is damaged is named, and nothing of it is kept; the others are taken in, and the
@@ -79,7 +80,6 @@ func (a *app) importFiles(ctx context.Context, s *snapshotFlags, kind string, fi
 	if err != nil {
 		return err
 	}
-	var failed error
 	bad := 0
 	for _, f := range files {
 		err := a.importFile(ctx, s, r, k, f, known)
@@ -88,12 +88,11 @@ func (a *app) importFiles(ctx context.Context, s *snapshotFlags, kind string, fi
 		}
 		if err != nil {
 			a.errorf("%s: %v", quote(f), err)
-			failed = err
 			bad++
 		}
 	}
 	if bad > 0 {
-		return &wrapped{fmt.Sprintf("%d of %d files were not taken in", bad, len(files)), failed}
+		return &wrapped{fmt.Sprintf("%d of %d files were not taken in", bad, len(files)), errSilent}
 	}
 	return nil
 }

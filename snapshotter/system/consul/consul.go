@@ -283,6 +283,9 @@ func newCapture(t *taken, version string, opt system.CaptureOptions) (_ *capture
 		opt.Warnf("the state has records of types that this cutbank has no names for: %v; they are kept as they are", u)
 	}
 	c.info = t.info(sum, version)
+	if opt.Mode == system.Full {
+		c.info.Facts["sha256"] = t.again.SHA256 // of the archive
+	}
 	made, ok := t.meta.time()
 	if !ok {
 		made = opt.Now()
@@ -339,9 +342,22 @@ func (c *capture) whole(sum *summary, mtime tree.Time, warnf func(string, ...any
 	return nil
 }
 
+// until reads until ctx ends.
+type until struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (u until) Read(p []byte) (int, error) {
+	if err := context.Cause(u.ctx); err != nil {
+		return 0, err
+	}
+	return u.r.Read(p)
+}
+
 // Import makes a capture of an archive that "consul snapshot save" has written, and says
 // when that was.
-func Import(_ context.Context, file string, opt system.CaptureOptions) (system.Capture, time.Time, error) {
+func Import(ctx context.Context, file string, opt system.CaptureOptions) (system.Capture, time.Time, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, time.Time{}, err
@@ -352,12 +368,16 @@ func Import(_ context.Context, file string, opt system.CaptureOptions) (system.C
 		return nil, time.Time{}, err
 	}
 	t := &taken{leader: true}
-	if err := t.fill(f, opt.Scratch); err != nil {
+	if err := t.fill(until{ctx, f}, opt.Scratch); err != nil {
 		return nil, time.Time{}, errors.Join(err, t.close())
 	}
+	// What is to come would be the latest snapshot for ever.
 	made, ok := t.meta.time()
-	if !ok {
+	if !ok || made.After(opt.Now()) {
 		made = st.ModTime()
+	}
+	if made.After(opt.Now()) {
+		made = opt.Now()
 	}
 	c, err := newCapture(t, "", opt)
 	if err != nil {
