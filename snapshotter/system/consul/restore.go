@@ -168,6 +168,9 @@ func (s *summary) holds() []string {
 	if n := len(s.services); n > 0 {
 		list = append(list, fmt.Sprintf("%d services", n))
 	}
+	if n := s.nodes - s.agents; n > 0 {
+		list = append(list, fmt.Sprintf("%d nodes without an agent", n))
+	}
 	for k := range s.unknown {
 		list = append(list, fmt.Sprintf("%d records of type %d", s.count(k), k))
 	}

@@ -39,6 +39,7 @@ type summary struct {
 	versions   map[string]int
 	services   map[string]bool // but for consul itself
 	nodes      int
+	agents     int // nodes that an agent stands for, which registers itself
 	unknown    map[uint8]bool
 	missing    int64 // bytes of values that were left out
 }
@@ -204,6 +205,8 @@ func (s *summary) learn(kind uint8, v any) {
 			s.services[name] = true
 		case dig(v, "Check") == nil:
 			s.nodes++
+		case digText(v, "Check", "CheckID") == "serfHealth":
+			s.agents++
 		}
 	}
 }
