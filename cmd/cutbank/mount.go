@@ -158,7 +158,7 @@ func (a *app) startMount(ctx context.Context, s *mountFlags, dir string) (*mount
 	if names, err := os.ReadDir(dir); err == nil && len(names) > 0 {
 		a.warnf("%s is not empty: what is in it is hidden until the mount ends", quote(dir))
 	}
-	pages := snapfs.NewCache(r.Store())
+	pages, views := snapfs.NewCache(r.Store()), &viewCache{limit: keptViews}
 	srv, err := mount.Mount(dir, opt)
 	if err != nil {
 		return nil, nil, err
@@ -171,7 +171,7 @@ func (a *app) startMount(ctx context.Context, s *mountFlags, dir string) (*mount
 				return // a folder out of reach is no reason to show nothing
 			}
 		}
-		srv.Update(a.mountSnapshots(snaps, pages))
+		srv.Update(a.mountSnapshots(snaps, pages, views))
 	}
 	update(ctx)
 	return srv, update, nil
@@ -185,11 +185,11 @@ func (a *app) stored(r *repo.Repo) (bytes, files uint64) {
 	return bytes, 0
 }
 
-func (a *app) mountSnapshots(snaps []*repo.Snapshot, pages *snapfs.Cache) []mount.Snapshot {
+func (a *app) mountSnapshots(snaps []*repo.Snapshot, pages *snapfs.Cache, views *viewCache) []mount.Snapshot {
 	shown := make([]mount.Snapshot, 0, len(snaps))
 	for _, s := range snaps {
 		shown = append(shown, mount.Snapshot{ID: s.ID.String(), Name: s.Name, Time: s.Dir, Tags: s.Tags, ModTime: tree.TimeOf(s.Time),
-			Open: func(ctx context.Context) (tree.Numbered, error) { return a.root(ctx, pages, s) }})
+			Open: func(ctx context.Context) (tree.Numbered, error) { return a.lazyRoot(ctx, pages, views, s) }})
 	}
 	return shown
 }

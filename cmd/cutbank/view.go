@@ -30,6 +30,18 @@ func (a *app) root(ctx context.Context, pages *snapfs.Cache, rec *repo.Snapshot)
 	return v, nil
 }
 
+// lazyRoot opens a snapshot as root does, but makes its view when that is looked into.
+func (a *app) lazyRoot(ctx context.Context, pages *snapfs.Cache, views *viewCache, rec *repo.Snapshot) (tree.Numbered, error) {
+	n, err := pages.Open(ctx, rec.Tree.ID)
+	if err != nil {
+		return nil, err
+	}
+	if k, _, err := a.viewOf(rec); k == nil || err != nil {
+		return n, err
+	}
+	return &lazyView{views: views, stored: n, make: func(ctx context.Context) (tree.Numbered, error) { return a.root(ctx, pages, rec) }}, nil
+}
+
 // viewOf returns the kind of a snapshot's system if it has a view that is wanted;
 // otherwise nil.
 func (a *app) viewOf(rec *repo.Snapshot) (*system.Kind, system.Info, error) {

@@ -17,7 +17,7 @@ func TestHolds(t *testing.T) {
 		{kindPolicy, map[string]any{"Name": "1"}}, {kindPolicy, map[string]any{"Name": "2"}}, {kindFederation, map[string]any{"State": map[string]any{"Datacenter": "dc1"}}},
 	}
 	for want, more := range map[string][]entry{
-		"": nil,
+		"":                         nil,
 		"1 nodes without an agent": {{kindRegister, map[string]any{"Node": "router"}}},
 		"1 keys":                   {kv("a", "")},
 		"1 services":               {{kindRegister, map[string]any{"Node": "s1", "Service": map[string]any{"Service": "web"}}}},
