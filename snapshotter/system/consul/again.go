@@ -3,6 +3,7 @@ package consul
 import (
 	"context"
 	"io"
+	"runtime"
 	"sync"
 
 	"github.com/cutbankfs/cutbank/repo/tree"
@@ -21,11 +22,12 @@ type writer struct {
 	again again
 	state tree.Node
 
-	mu     sync.Mutex
-	out    *io.PipeReader // what is being written; nil: nothing
-	digest *digest
-	buf    []byte // the last bytes that were read, up to at
-	at     int64
+	mu        sync.Mutex
+	out       *io.PipeReader  // what is being written; nil: nothing
+	forgotten runtime.Cleanup // closes out
+	digest    *digest
+	buf       []byte // the last bytes that were read, up to at
+	at        int64
 }
 
 // ReadAt implements io.ReaderAt.
@@ -64,13 +66,17 @@ func (w *writer) start() {
 	w.stop()
 	r, pw := io.Pipe()
 	w.out, w.digest, w.buf, w.at = r, newDigest(), nil, 0
+	a, state := w.a, stream(w.ctx, w.state)
 	go func() {
-		pw.CloseWithError(w.a.write(pw, stream(w.ctx, w.state)))
+		pw.CloseWithError(a.write(pw, state))
 	}()
+	// Who reads the beginning alone, and forgets the view then, leaves nobody waiting.
+	w.forgotten = runtime.AddCleanup(w, func(r *io.PipeReader) { r.Close() }, r)
 }
 
 func (w *writer) stop() {
 	if w.out != nil {
+		w.forgotten.Stop()
 		w.out.Close() // ends who writes
 		w.out = nil
 	}

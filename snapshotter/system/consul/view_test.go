@@ -11,9 +11,11 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tinylib/msgp/msgp"
 
@@ -295,4 +297,33 @@ func TestFrozen(t *testing.T) {
 			t.Error("the archive is another: this program's gzip compresses otherwise than the one that took it")
 		}
 	}
+}
+
+// TestReadBeginning: what is begun to be written again, and forgotten, ends.
+func TestReadBeginning(t *testing.T) {
+	value := make([]byte, 1<<20)
+	rand.NewChaCha8([32]byte{1}).Read(value)
+	root := captured(t, system.Full, nil, archiveOf(t, state(t, kv("k", string(value)))))
+	before := runtime.NumGoroutine()
+	for range 20 {
+		v, err := View(context.Background(), root, system.Info{}, system.ViewOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := v.Lookup(context.Background(), archiveFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.ReadAt(context.Background(), make([]byte, 10), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 100 {
+		runtime.GC()
+		if runtime.NumGoroutine() <= before+1 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), before)
 }
