@@ -35,7 +35,7 @@ type consulServer struct {
 
 // consulStart starts a cluster of servers on loopback, and goes on when it has a leader.
 // NAME1, NAME2... become the addresses of their APIs. What FILE has, JSON, is added to
-// the configuration of each.
+// the configuration of each; where it has "tls", NAMEs1, NAMEs2... become those of HTTPS.
 func consulStart(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) < 2 || len(args) > 3 {
 		ts.Fatalf("usage: consulstart NAME SERVERS [FILE]")
@@ -43,20 +43,25 @@ func consulStart(ts *testscript.TestScript, _ bool, args []string) {
 	name := args[0]
 	n, err := strconv.Atoi(args[1])
 	ts.Check(err)
-	ports := ports(ts, 3*n)
+	ports := ports(ts, 4*n)
+	secure := len(args) == 3 && strings.Contains(ts.ReadFile(args[2]), `"tls"`)
 	var join []string
 	for i := range n {
-		join = append(join, "127.0.0.1:"+ports[3*i+1])
+		join = append(join, "127.0.0.1:"+ports[4*i+1])
 	}
 	var addrs []string
 	for i := range n {
 		id := name + strconv.Itoa(i+1)
-		p := ports[3*i:]
+		p := ports[4*i:]
 		dir := ts.MkAbs("consul-" + id)
 		ts.Check(os.MkdirAll(dir, 0o700))
 		config := object{"server": true, "node_name": id, "data_dir": dir, "bind_addr": "127.0.0.1", "client_addr": "127.0.0.1", "bootstrap_expect": n,
 			"retry_join": join, "retry_interval": "1s", "disable_update_check": true, "performance": object{"raft_multiplier": 3},
 			"ports": object{"http": portNumber(p[0]), "https": -1, "dns": -1, "grpc": -1, "grpc_tls": -1, "serf_lan": portNumber(p[1]), "serf_wan": -1, "server": portNumber(p[2])}}
+		if secure {
+			config["ports"].(object)["https"] = portNumber(p[3])
+			ts.Setenv(name+"s"+strconv.Itoa(i+1), "127.0.0.1:"+p[3])
+		}
 		text, err := json.Marshal(config)
 		ts.Check(err)
 		file := filepath.Join(dir, "server.json")
@@ -135,10 +140,10 @@ func consulGet(url string) ([]byte, error) {
 }
 
 // consulKill kills the server that leads, as that at ADDR says, and sets a variable to
-// the address of one that is left. Without a leader it kills ADDR.
+// the address of one that is left. With "spare" it kills none, and sets the variable.
 func consulKill(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) != 3 || args[0] != "leader" {
-		ts.Fatalf("usage: consulkill leader ADDR VARIABLE")
+	if len(args) != 3 || args[0] != "leader" && args[0] != "spare" {
+		ts.Fatalf("usage: consulkill leader|spare ADDR VARIABLE")
 	}
 	if !consulLeader(args[1], 30*time.Second) {
 		ts.Fatalf("%s sees no leader", args[1])
@@ -151,8 +156,10 @@ func consulKill(ts *testscript.TestScript, _ bool, args []string) {
 		switch {
 		case s.script != ts || s.killed:
 		case string(bytes.TrimSpace(leader)) == `"127.0.0.1:`+s.port+`"`:
-			found, s.killed = true, true
-			ts.Check(s.cmd.Process.Kill())
+			if found = true; args[0] == "leader" {
+				s.killed = true
+				ts.Check(s.cmd.Process.Kill())
+			}
 		default:
 			ts.Setenv(args[2], addr.(string))
 		}

@@ -281,11 +281,10 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 		if errors.As(err, &ue) {
 			err = ue.Err // the URL is said in what follows, without its query
 		}
-		var dial *net.OpError
 		switch {
 		case cause != nil:
 			err = cause
-		case errors.As(err, &dial) && dial.Op == "dial": // nobody is there
+		case lasting(err):
 		default:
 			err = fmt.Errorf("%w: %w", errBroken, err)
 		}
@@ -299,6 +298,14 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	defer res.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(a.body, 64<<10)) // what came of it will do
 	return nil, fmt.Errorf("%s %s%s: %w", method, c.base.Host, path, newStatusError(res.StatusCode, path, text))
+}
+
+// lasting reports that nobody is there, or that the two do not believe each other: that
+// does not change by asking again.
+func lasting(err error) bool {
+	var op *net.OpError
+	var cert *tls.CertificateVerificationError
+	return errors.As(err, &op) && (op.Op == "dial" || op.Op == "remote error") || errors.As(err, &cert) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 type closer struct {

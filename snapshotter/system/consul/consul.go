@@ -85,8 +85,9 @@ type System struct {
 }
 
 // pauses are how long is waited before a snapshot is asked for again: a leader that
-// went away is followed by another within seconds.
-var pauses = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second}
+// went away is followed by another, with the timing that servers have by themselves in
+// up to half a minute.
+var pauses = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second}
 
 // taken is an archive that has been taken from a cluster, in files of scratch space.
 type taken struct {

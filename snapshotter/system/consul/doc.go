@@ -71,7 +71,7 @@
 //
 // The leader makes the snapshot, after it has made sure that it leads: what was written
 // before the command started is in it, and it is the state at one index, which the record
-// tells. Where a leader goes away within, the next one is asked, for up to 15 seconds.
+// tells. Where a leader goes away within, the next one is asked, for up to half a minute.
 // Without a leader there is no snapshot, unless -stale lets the server that is asked answer
 // by itself; the record has how long ago it last heard of a leader, and more than -max-stale
 // is refused. The archive's sums and sizes are checked, and that nothing follows it; a
