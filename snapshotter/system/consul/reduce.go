@@ -35,8 +35,9 @@ func (c *capture) part(opt system.CaptureOptions, mtime tree.Time) error {
 	c.reduced = f
 	out := bufio.NewWriterSize(f, 256<<10)
 	reduce := dataless
+	kept := make([]int, len(opt.Data))
 	if opt.Mode == system.Light {
-		reduce = light(opt.Data)
+		reduce = light(opt.Data, kept)
 	}
 	in, err := newWalker(io.NewSectionReader(t.state, 0, t.meta.Size))
 	if err != nil {
@@ -54,6 +55,11 @@ func (c *capture) part(opt system.CaptureOptions, mtime tree.Time) error {
 	}
 	if err := out.Flush(); err != nil {
 		return err
+	}
+	for i, n := range kept {
+		if n == 0 {
+			opt.Warnf("no key begins with %q: no value is kept for it; keys are told as Consul has them, without kv/ or a slash in front", opt.Data[i])
+		}
 	}
 	// What is left has other lengths, and so other cuts.
 	st, err := f.Stat()
@@ -87,8 +93,9 @@ func reduceAll(in *walker, out *bufio.Writer, reduce func([]byte, *record) ([]by
 	}
 }
 
-// light leaves out the values of keys that begin with none of the prefixes.
-func light(prefixes []string) func([]byte, *record) ([]byte, error) {
+// light leaves out the values of keys that begin with none of the prefixes. It counts
+// those that begin with each.
+func light(prefixes []string, kept []int) func([]byte, *record) ([]byte, error) {
 	return func(b []byte, rec *record) ([]byte, error) {
 		if rec.kind != kindKVS {
 			return append(b, rec.body...), nil
@@ -97,10 +104,15 @@ func light(prefixes []string) func([]byte, *record) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, x := range prefixes {
+		chosen := false
+		for i, x := range prefixes {
 			if strings.HasPrefix(p.key, x) {
-				return append(b, rec.body...), nil
+				chosen = true
+				kept[i]++
 			}
+		}
+		if chosen {
+			return append(b, rec.body...), nil
 		}
 		return withoutValue(b, rec.body, nil)
 	}
