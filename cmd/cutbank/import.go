@@ -92,7 +92,7 @@ func (a *app) importFiles(ctx context.Context, s *snapshotFlags, kind string, fi
 		}
 	}
 	if bad > 0 {
-		return &wrapped{fmt.Sprintf("%d of %d files were not taken in", bad, len(files)), errSilent}
+		return &wrapped{fmt.Sprintf("%d of %d files were not taken in", bad, len(files)), system.ErrIncomplete}
 	}
 	return nil
 }
