@@ -78,7 +78,7 @@ github.com/Azure/azure-sdk-for-go/sdk/azcore, github.com/Azure/azure-sdk-for-go/
 github.com/Azure/azure-sdk-for-go/sdk/storage/azblob < chunkstore/backend/azure;
 github.com/bmatcuk/doublestar/v4                < fs/restore, cmd/cutbank;
 github.com/spf13/cobra, github.com/schollz/progressbar/v3, github.com/go-git/go-git/v5, golang.org/x/term < cmd/cutbank;
-golang.org/x/sys < chunkstore/backend/local, chunkstore/diskcache, index, snapshotter/source, fs/mount, fs/restore, cmd/cutbank, test/gen, bench/...;
+golang.org/x/sys < chunkstore/backend/local, chunkstore/diskcache, index, snapshotter/source, snapshotter/system/command, fs/mount, fs/restore, cmd/cutbank, test/gen, bench/...;
 
 # The standard library, where it reaches out of the process.
 os/exec                                         < snapshotter/system/command, fs/mount, cmd/cutbank, bench/...;
