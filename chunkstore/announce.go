@@ -41,7 +41,7 @@ func (f *fetcher) dispatch() (due []*piece) {
 		if i, found := nb.find(f.order[0]); found {
 			pieces := f.launch(nb, i, true)
 			if pieces == nil {
-				break // no room
+				break // no room, or not yet
 			}
 			due = append(due, pieces...)
 		}
@@ -51,7 +51,7 @@ func (f *fetcher) dispatch() (due []*piece) {
 }
 
 // launch makes pieces of a pending frame and of those beside it that are pending,
-// too; none if there is no room. The caller has mu.
+// too; none if there is no room, or if more may come. The caller has mu.
 func (f *fetcher) launch(nb *nearby, i int, hope bool) []*piece {
 	from, to := i, i+1
 	off, end := nb.pending[i].off, nb.pending[i].off+nb.pending[i].n
@@ -59,15 +59,18 @@ func (f *fetcher) launch(nb *nearby, i int, hope bool) []*piece {
 	for grown := true; grown; {
 		grown = false
 		if to < len(nb.pending) {
-			if p := nb.pending[to]; p.off-end <= maxGap && p.off+p.n-off <= maxPiece {
+			if p := nb.pending[to]; p.off-end <= maxGap && p.off+p.n-off <= maxAnnounced {
 				end, wanted, to, grown = max(end, p.off+p.n), wanted+p.n+frameHead, to+1, true
 			}
 		}
 		if from > 0 {
-			if p := nb.pending[from-1]; off-p.off-p.n <= maxGap && end-p.off <= maxPiece {
+			if p := nb.pending[from-1]; off-p.off-p.n <= maxGap && end-p.off <= maxAnnounced {
 				off, wanted, from, grown = p.off, wanted+p.n+frameHead, from-1, true
 			}
 		}
+	}
+	if hope && end-off < maxAnnounced/2 && f.flying >= smallLanes {
+		return nil
 	}
 	at := nb.pending[i]
 	if f.makeRoom(end-off, hope) < end-off {

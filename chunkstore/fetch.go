@@ -14,9 +14,10 @@ import (
 // will be wanted is fetched in pieces of packs, ahead of who wants it, and kept
 // as it is stored until it is.
 const (
-	// maxPiece is the most that one request fetches in bytes, unless a single
-	// frame has more.
-	maxPiece = 4 << 20
+	// maxPiece is the most that one request fetches in bytes for a reader that reads
+	// on, unless a single frame has more; maxAnnounced of what was announced.
+	maxPiece     = 4 << 20
+	maxAnnounced = 8 << 20
 	// maxGap is how many bytes that nobody asked for are fetched rather than to
 	// make two requests: a frame or two, for those of files that were stored at the
 	// same time alternate.
@@ -30,10 +31,11 @@ const (
 	firstMeta = 512 << 10
 	// growth is from piece to piece.
 	growth = 4
-	// lanes is how many pieces of what was announced are under way at once: so many
-	// that a request's delay is hidden behind the bytes of the others, and so few
-	// that what is announced meanwhile goes along with its neighbours.
-	lanes = 6
+	// lanes is how many pieces of what was announced are under way at once, small
+	// ones (below half of maxAnnounced) only if there are fewer than smallLanes: what
+	// is announced meanwhile goes along with its neighbours.
+	lanes      = 6
+	smallLanes = 2
 	// frameHead is what stands in front of each frame in a pack.
 	frameHead = 4
 	// defaultAhead is how many bytes of pieces are kept, those under way included.

@@ -105,7 +105,7 @@ says. "cutbank verify --receipt FILE" compares it with the files at any later ti
 	f.BoolVar(&s.opt.Sparse, "sparse", false, "make holes of zeros, also where there were none")
 	f.BoolVar(&s.opt.Verify, "verify", false, "read everything back and compare")
 	f.BoolVarP(&s.opt.DryRun, "dry-run", "n", false, "tell what would be done, and do nothing")
-	f.IntVar(&s.opt.Workers, "workers", 0, "files written at once (default: one for each core)")
+	f.IntVar(&s.opt.Workers, "workers", 0, "files written at once (default: one for each core; from places in the network 4 to 8)")
 	f.StringVar(&s.receipt, "receipt", "", "write the receipt to this file (default: in the user's state folder)")
 	f.BoolVar(&s.noReceipt, "no-receipt", false, "write no receipt")
 	return c

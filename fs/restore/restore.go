@@ -90,7 +90,7 @@ type Options struct {
 	// each request to the snapshot takes long; 0: a few megabytes of each file.
 	Ahead int64
 
-	Workers  int // files restored at once; 0: GOMAXPROCS
+	Workers  int // files restored at once; 0: GOMAXPROCS, where Ahead is set 4 at least and 8 at most
 	Observer Observer
 
 	// Receipt, if not nil, gets what was restored, as lines of JSON; see
@@ -180,6 +180,9 @@ type run struct {
 func newRun(items []Item, opt Options) (*run, error) {
 	if opt.Workers <= 0 {
 		opt.Workers = runtime.GOMAXPROCS(0)
+		if opt.Ahead > 0 { // some wait, and Ahead is shared by all
+			opt.Workers = min(max(opt.Workers, 4), 8)
+		}
 	}
 	if opt.MaxDelete == 0 {
 		opt.MaxDelete = 0.1
