@@ -81,7 +81,7 @@ func TestCopies(t *testing.T) {
 	opt := gen.Default(51)
 	opt.Files, opt.Bytes, opt.Wide = 150, 4<<20, 300
 	if slow() {
-		opt.Files, opt.Bytes, opt.Wide, opt.Deep, opt.BigSparse = 2000, 200<<20, 10_000, 200, true
+		opt.Files, opt.Bytes, opt.Wide, opt.Deep, opt.BigSparse = 2000, 80<<20, 10_000, 200, true
 	}
 	generate(t, src, opt)
 	c := newCLI(t)

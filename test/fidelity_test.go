@@ -48,7 +48,7 @@ func TestFidelity(t *testing.T) {
 	opt := gen.Default(41)
 	opt.Files, opt.Bytes, opt.Wide = 200, 6<<20, 500
 	if slow() {
-		opt.Files, opt.Bytes, opt.Wide, opt.Deep, opt.BigSparse = 3000, 300<<20, 20_000, 200, true
+		opt.Files, opt.Bytes, opt.Wide, opt.Deep, opt.BigSparse = 3000, 150<<20, 20_000, 200, true
 	}
 	generate(t, src, opt)
 	if err := os.Mkdir(mnt, 0o755); err != nil {

@@ -34,7 +34,7 @@ func soakTime(t *testing.T) time.Duration {
 		return d
 	}
 	if slow() {
-		return 2 * time.Minute
+		return time.Minute
 	}
 	return 12 * time.Second
 }
