@@ -43,6 +43,8 @@ repo/tree                                       < snapshotter/system;
 repo/tree, snapshotter/source, snapshotter/system < snapshotter/system/command;
 repo/tree, snapshotter/system, snapshotter/system/command < snapshotter/system/etcd, snapshotter/system/postgresql;
 snapshotter/source                              < snapshotter/system/postgresql;
+snapshotter/system                              < snapshotter/system/bolt;
+snapshotter/system/bolt                         < snapshotter/system/etcd, snapshotter/system/featurebase;
 repo/tree, snapshotter/system                   < snapshotter/system/consul, snapshotter/system/featurebase;
 
 # The way out. It never imports the way in, and only snapfs's callers know a
