@@ -36,6 +36,9 @@ import (
 // write beside others can push out nobody else's. Copies are judged apart for each
 // writer of the originals. With one owner on all machines there is one writer.
 //
+// Full, light and dataless snapshots are judged apart, too: what holds a part of the
+// data, or none, takes no full one's place.
+//
 // A partial snapshot, one with unread paths or members that are not complete,
 // never takes a complete one's place. Each rule is applied twice, to all
 // snapshots and to the complete ones, and both results stay. So the newest of a
@@ -106,13 +109,17 @@ type Decision struct {
 func Decide(snaps []*Snapshot, p Policy, now time.Time) []Decision {
 	rules := p.rules()
 	ds := make([]Decision, len(snaps))
-	counted := map[Group][]*Decision{}
+	type kind struct {
+		Group
+		mode string
+	}
+	counted := map[kind][]*Decision{}
 	for i, s := range snaps {
 		d := &ds[i]
 		d.Snapshot = s
 		if d.first(&p, now) {
-			g := groupOf(s)
-			counted[g] = append(counted[g], d)
+			k := kind{groupOf(s), cmp.Or(s.Mode, "full")}
+			counted[k] = append(counted[k], d)
 		}
 		if p.Empty() && !d.Expired {
 			d.keep("no rule was given")

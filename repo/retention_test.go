@@ -122,6 +122,8 @@ func TestDecideMarks(t *testing.T) {
 			mid.Members = []Member{{State: "complete"}}
 		}, Policy{Daily: 1}, "mid last", "no rule keeps it"},
 		{"all partial", func(old, mid, last *Snapshot) { old.Unread, mid.Unread, last.Unread = 1, 1, 1 }, Policy{Last: 2}, "mid last", "no rule keeps it"},
+		{"a dataless one", func(_, _, last *Snapshot) { last.Mode = "dataless" }, Policy{Last: 1}, "mid last", "no rule keeps it"},
+		{"light ones beside a full one that says so", func(old, mid, last *Snapshot) { old.Mode, mid.Mode, last.Mode = "full", "light", "light" }, Policy{Daily: 1}, "old last", "daily 2026-03-06"},
 		{"another name", func(old, _, _ *Snapshot) { old.Name = "db" }, Policy{Last: 1}, "old last", "last"},
 		{"another writer", func(old, _, _ *Snapshot) { old.Writer = "node" }, Policy{Last: 1}, "old last", "last"},
 	} {

@@ -45,6 +45,7 @@ type app struct {
 
 	profile       *os.File
 	givenPassword string // handed down by a parent process
+	misled        error  // that help was asked for by mistake
 
 	transport *http.Transport // of all places in the network; nil: none was opened yet
 	open      *repo.Repo

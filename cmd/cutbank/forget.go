@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cutbankfs/cutbank/repo"
+	"github.com/cutbankfs/cutbank/snapshotter"
 )
 
 type forgetFlags struct {
@@ -45,9 +46,10 @@ as 2d/1h for one an hour as far back as two days, or "all". --keep-within and
 spans count from the newest snapshot of its kind. Rules add up, and may be run as
 often as one likes: what is left is the same.
 
-Rules are applied to each snapshot name by itself, and within it to each writer. A
-partial snapshot takes no complete one's place: each rule keeps as many of the
-complete ones as well. Pinned snapshots stay, those whose expiry has passed go,
+Rules are applied to each snapshot name by itself, and within it to each writer and
+each mode: a light or dataless snapshot takes no full one's place. Neither does a
+partial one that of a complete one: each rule keeps as many of the complete ones as
+well. Pinned snapshots stay, those whose expiry has passed go,
 and those that will expire stay until then and are not counted. Neither are those
 dated in the future, nor those that a writer other than the owner dated more than
 a day before they were stored: they stay until they are named, for their dates are
@@ -355,7 +357,11 @@ func (a *app) printDecisions(ds []repo.Decision, dry bool) error {
 				what = "stays"
 			}
 			if s := d.Snapshot; !d.Keep || dry {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s%s\t%s\n", what, s.ID.String()[:8], s.Name, s.Dir, writer(s.Writer[:min(8, len(s.Writer))]), strings.Join(s.Tags, ","), strings.Join(d.Reasons, "; "))
+				name := s.Name
+				if s.Mode != "" && s.Mode != snapshotter.Full {
+					name += " (" + s.Mode + ")"
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s%s\t%s\n", what, s.ID.String()[:8], name, s.Dir, writer(s.Writer[:min(8, len(s.Writer))]), strings.Join(s.Tags, ","), strings.Join(d.Reasons, "; "))
 			}
 		}
 	})

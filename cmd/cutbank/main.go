@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -54,6 +55,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = a.misled
+	}
 	if cerr := a.close(); err == nil {
 		err = cerr
 	}
@@ -141,7 +145,17 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
 		return a.startProfile()
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usagef("%v; see `%s --help`", err, c.CommandPath())
+		return usagef("%v%s; see `%s --help`", err, systemHint(c), c.CommandPath())
+	})
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(c *cobra.Command, args []string) {
+		// Of many systems -h is the host: who forgot the -- is not to take this for
+		// a snapshot.
+		if hint := systemHint(c); hint != "" && slices.Contains(args, "-h") {
+			a.misled = usagef("-h asks for help%s; see `%s --help`", hint, c.CommandPath())
+			return
+		}
+		help(c, args)
 	})
 	root.AddCommand(
 		a.initCommand(), a.snapshotCommand(), a.snapshotsCommand(), a.mountCommand(), a.umountCommand(),

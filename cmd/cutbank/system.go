@@ -37,7 +37,7 @@ func (a *app) snapshotSystem(ctx context.Context, c *cobra.Command, s *snapshotF
 			return usagef("--%s is for directories, not for --system", flag)
 		}
 	}
-	k, sys, err := openSystem(s.system, options)
+	k, sys, err := openSystem(s.system, options, true)
 	if err != nil {
 		return err
 	}
@@ -135,7 +135,7 @@ func (a *app) restoreSystem(ctx context.Context, c *cobra.Command, s *restoreFla
 	if len(before) != 1 {
 		return usagef("restore --system takes one SNAPSHOT[:PATH] and no TARGET, but there %s; options of the system stand behind --", argumentsText(len(before)))
 	}
-	k, sys, err := openSystem(s.system, options)
+	k, sys, err := openSystem(s.system, options, false)
 	if err != nil {
 		return err
 	}

@@ -59,8 +59,20 @@ func systemFlag(c *cobra.Command, name *string, usage string) {
 	}
 }
 
-// openSystem makes a system of its kind's name and options.
-func openSystem(name string, options []string) (*system.Kind, system.System, error) {
+// systemHint says where options of a system stand, if one was named.
+func systemHint(c *cobra.Command) string {
+	if f := c.Flags().Lookup("system"); f == nil || !f.Changed {
+		return ""
+	}
+	return "; options of the system stand behind --"
+}
+
+// restoreOnly begins the usage of options that have a meaning for restore alone.
+const restoreOnly = "restore: "
+
+// openSystem makes a system of its kind's name and options, to be captured or to be
+// restored.
+func openSystem(name string, options []string, capture bool) (*system.Kind, system.System, error) {
 	k := findKind(name)
 	if k == nil {
 		return nil, nil, usagef("--system %q: use %s; `cutbank systems` lists what each can", name, strings.Join(kindNames(), ", "))
@@ -72,6 +84,15 @@ func openSystem(name string, options []string) (*system.Kind, system.System, err
 	}
 	if f.NArg() > 0 {
 		return nil, nil, usagef("behind --: %q is no option; see `cutbank systems %s`", f.Arg(0), k.Name)
+	}
+	var idle []string
+	f.Visit(func(o *flag.Flag) {
+		if capture && strings.HasPrefix(o.Usage, restoreOnly) {
+			idle = append(idle, "--"+o.Name)
+		}
+	})
+	if len(idle) > 0 {
+		return nil, nil, usagef("behind --: %s is for restore, and would have no effect here; see `cutbank systems %s`", strings.Join(idle, ", "), k.Name)
 	}
 	s, err := open(os.Getenv)
 	if err != nil {

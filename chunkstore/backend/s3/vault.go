@@ -212,18 +212,12 @@ func (b *Bucket) ListVersions(ctx context.Context, prefix, after string) iter.Se
 		if after != "" {
 			opt.StartAfter = b.key(after)
 		}
-		behind := ""
 		var last [2]struct{ name, id string } // of versions, and of marks: some stores begin a page with what ended the one before
 		for o := range b.c.ListObjectsIter(ctx, b.bucket, opt) {
 			if o.Err != nil {
 				yield(backend.Version{}, b.failed(ctx, "list the versions of", prefix, o.Err))
 				return
 			}
-			if o.Key < behind {
-				yield(backend.Version{}, b.unsorted(prefix, o.Key, behind))
-				return
-			}
-			behind = o.Key
 			name := strings.TrimPrefix(o.Key, b.key(""))
 			if !backend.ValidName(name) || !strings.HasPrefix(name, prefix) || name <= after {
 				continue

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -31,8 +32,8 @@ Passwords are taken from ETCDCTL_PASSWORD only. --mode light has the names of al
 and the values of those that begin with what --data says, --mode dataless names alone.
 Of a full or light snapshot, keys can be put back into a running cluster by --prefix.
 
-  cutbank snapshot --system etcd -- --endpoints https://10.0.0.1:2379 --cacert ca.pem
-  cutbank snapshot --system etcd --mode light --data /registry/configmaps/
+  cutbank snapshot --system etcd --name etcd -- --endpoints https://10.0.0.1:2379 --cacert ca.pem
+  cutbank snapshot --system etcd --name etcd --mode light --data /registry/configmaps/
   cutbank restore etcd/latest --system etcd --dry-run -- --prefix /registry/configmaps/
   cutbank restore etcd/latest --system etcd -- --data-dir /var/lib/etcd --name m1 \
       --initial-cluster m1=http://10.0.0.1:2380 \
@@ -121,9 +122,12 @@ func flags(f *flag.FlagSet) system.Opener {
 	f.StringVar(&s.dataDir, "data-dir", "", "restore: the new data `directory`")
 	f.StringVar(&s.owner, "owner", "", "restore: `user` or user:group that it shall belong to (default: who has the directory, if it is there)")
 	bin := f.String("bindir", "", "`directory` of etcdctl and etcdutl (default: PATH)")
-	return func(func(string) string) (system.System, error) {
+	return func(getenv func(string) string) (system.System, error) {
 		if strings.Contains(*given["user"], ":") {
 			return nil, errors.New("--user: others can see a password on the command line: set ETCDCTL_PASSWORD")
+		}
+		if cmp.Or(*given["user"], getenv("ETCDCTL_USER")) != "" && !strings.Contains(getenv("ETCDCTL_USER"), ":") && getenv("ETCDCTL_PASSWORD") == "" {
+			return nil, errors.New("--user: there is no password for it: set ETCDCTL_PASSWORD, for nobody is asked")
 		}
 		if *password != "" {
 			return nil, errors.New("--password: others can see a password on the command line: set ETCDCTL_PASSWORD")
@@ -283,7 +287,8 @@ func (s *System) save(ctx context.Context, c *capture, m *member, file string, m
 	if err != nil {
 		return err
 	}
-	if status.Revision < m.Status.Header.Revision {
+	// One that never had a key is at revision 1, and its file says 0.
+	if max(status.Revision, 1) < m.Status.Header.Revision {
 		return fmt.Errorf("the snapshot is of revision %d, but %s had %d before: %w", status.Revision, m.Endpoint, m.Status.Header.Revision, system.ErrIncomplete)
 	}
 	f, size, err := c.open(file)

@@ -59,7 +59,7 @@ func TestOptions(t *testing.T) {
 	if err := f.Parse(strings.Fields("--endpoints a:1,b:2 -cacert ca --insecure-skip-tls-verify --user u --name m --mark-compacted --data-dir d")); err != nil {
 		t.Fatal(err)
 	}
-	sys, err := open(nil)
+	sys, err := open(func(name string) string { return map[string]string{"ETCDCTL_PASSWORD": "p"}[name] })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,13 +75,13 @@ func TestOptions(t *testing.T) {
 	if got := s.tools.Env[0]; got != "ETCDCTL_ENDPOINTS=b:2" || strings.Contains(strings.Join(s.tools.Env, " "), "a:1") || !slices.Contains(s.tools.Env, "ETCDCTL_DISCOVERY_SRV=") {
 		t.Errorf("pinned: %q", s.tools.Env)
 	}
-	for _, args := range [][]string{{"--user", "u:secret"}, {"--password", "secret"}, {"--prefix", "a", "--data-dir", "d"}} {
+	for _, args := range [][]string{{"--user", "u:secret"}, {"--user", "u"}, {"--password", "secret"}, {"--prefix", "a", "--data-dir", "d"}} {
 		f = flag.NewFlagSet("etcd", flag.ContinueOnError)
 		open = flags(f)
 		if err := f.Parse(args); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := open(nil); err == nil || strings.Contains(err.Error(), "secret") {
+		if _, err := open(func(string) string { return "" }); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: %v", args, err)
 		}
 	}

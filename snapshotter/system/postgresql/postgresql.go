@@ -23,11 +23,11 @@ those that --data names (globs fit too); --mode dataless has schemas alone. Both
 made by pg_dump, and need a user who may read what they dump. Passwords come from
 ~/.pgpass, PGPASSFILE or PGPASSWORD, and are never asked for.
 
-  cutbank snapshot --system postgresql -- -h db1 -U backup
-  cutbank restore db1-postgresql/latest --system postgresql -- \
+  cutbank snapshot --system postgresql --name db1 -- -h db1 -U backup
+  cutbank restore db1/latest --system postgresql -- \
       -D /var/lib/postgresql/15/main --owner postgres
-  cutbank snapshot --system postgresql --mode light --data 'app*'
-  cutbank restore latest:databases/app --system postgresql -- -h test1`,
+  cutbank snapshot --system postgresql --name db1-light --mode light --data 'app*'
+  cutbank restore db1-light/latest:databases/app --system postgresql -- -h test1`,
 	Modes:     []system.Mode{system.Full, system.Light, system.Dataless},
 	Restores:  "a full snapshot into an empty data directory, checked by pg_verifybackup; databases of a light or dataless one into a running server",
 	Selective: true,
