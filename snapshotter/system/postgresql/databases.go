@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -45,25 +44,36 @@ func (s *System) restoreDump(ctx context.Context, n tree.Node, info system.Info,
 	if opt.Mode == system.Dataless && (s.noOwner || s.noPrivileges || s.noTablespaces) {
 		return system.Result{}, fmt.Errorf("--no-owner, --no-privileges and --no-tablespaces are for light snapshots: the schema of a dataless one is text, which can be changed (`cutbank cat SNAPSHOT:databases/NAME/schema.sql`): %w", system.ErrRefused)
 	}
-	res := system.Result{}
-	states := make([]string, len(wanted))
+	targets := make([]target, len(wanted))
 	for i, d := range wanted { // all are looked at before any is touched
-		if states[i], err = s.state(ctx, databaseName(d.Attr().Name), opt); err != nil {
-			return res, err
+		if targets[i], err = s.target(ctx, d); err != nil {
+			return system.Result{}, err
 		}
 	}
+	if err := s.mayReplace(ctx, all, targets, opt); err != nil {
+		return system.Result{}, err
+	}
+	res := system.Result{}
+	var bare []string
 	for i, d := range wanted {
-		name := databaseName(d.Attr().Name)
-		opt.Stepf("database %s, which is %s", name, states[i])
+		t := targets[i]
+		only := ""
+		if !t.data {
+			only, bare = ", structure only", append(bare, t.name)
+		}
+		opt.Stepf("database %s, which is %s%s", t.name, t.state, only)
 		if !opt.DryRun {
-			if err := s.restoreDatabase(ctx, d, name, states[i], opt); err != nil {
-				return res, fmt.Errorf("database %s: %w%s", name, err, hint(err, opt.Mode))
+			if err := s.restoreDatabase(ctx, d, t.name, t.state, opt); err != nil {
+				return res, fmt.Errorf("database %s: %w%s", t.name, err, hint(err, opt.Mode))
 			}
 		}
 		res.Items++
 		if t, ok := d.(tree.Totaler); ok {
 			res.Bytes += t.Totals().Bytes
 		}
+	}
+	if len(bare) > 0 {
+		res.Notes = append(res.Notes, "fill what has structure only, for the snapshot has no data of it: "+enumerate(bare))
 	}
 	return res, nil
 }
@@ -82,44 +92,6 @@ func hint(err error, mode system.Mode) string {
 		return " (globals.sql of the snapshot makes roles: `cutbank cat SNAPSHOT:globals.sql | psql`; tablespaces are to be made by hand)"
 	}
 	return " (globals.sql of the snapshot makes roles and tablespaces: `cutbank cat SNAPSHOT:globals.sql | psql`; --no-owner, --no-privileges and --no-tablespaces do without)"
-}
-
-// The states of a database that is to be restored.
-const (
-	missing = "not there yet"
-	empty   = "there and empty"
-	full    = "replaced"
-)
-
-// state refuses a database that holds something, unless that may be replaced.
-func (s *System) state(ctx context.Context, name string, opt system.RestoreOptions) (string, error) {
-	rows, err := s.query(ctx, s.database, "select 1 from pg_database where datname = "+literal(name))
-	if err != nil || len(rows) == 0 {
-		return missing, err
-	}
-	rows, err = s.query(ctx, name, `select (select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname !~ '^pg_' and n.nspname <> 'information_schema')
-		+ (select count(*) from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname !~ '^pg_' and n.nspname <> 'information_schema')
-		+ (select count(*) from pg_namespace where nspname !~ '^pg_' and nspname not in ('public', 'information_schema'))`)
-	switch {
-	case err != nil:
-		return "", err
-	case len(rows) == 1 && slices.Equal(rows[0], []string{"0"}):
-		return empty, nil
-	case !opt.Force:
-		return "", fmt.Errorf("database %s is not empty: --force drops it first: %w", name, system.ErrRefused)
-	case name == s.database:
-		return "", fmt.Errorf("database %s is in use by this restore itself: name another with -d: %w", name, system.ErrRefused)
-	}
-	return full, s.alone(ctx, name)
-}
-
-// alone refuses a database to which others are connected: it cannot be replaced.
-func (s *System) alone(ctx context.Context, name string) error {
-	rows, err := s.query(ctx, s.database, "select count(*) from pg_stat_activity where pid <> pg_backend_pid() and datname = "+literal(name))
-	if err == nil && (len(rows) != 1 || len(rows[0]) != 1 || rows[0][0] != "0") {
-		err = fmt.Errorf("database %s is in use by %s others, and cannot be replaced: stop what is connected to it (pg_stat_activity names it): %w", name, rows[0][0], system.ErrRefused)
-	}
-	return err
 }
 
 // restoreDatabase brings one back. One that was there and empty is filled; any other is

@@ -58,7 +58,11 @@
 //     missing, or with --force is replaced, is made under another name,
 //     "cutbank-new-...", and is renamed when it is whole; the old one is dropped after
 //     that, so there must be room for both, and nobody may be connected to it. What a
-//     run that was killed has left under such a name goes with the next.
+//     run that was killed has left under such a name goes with the next. One that is
+//     there and holds something is never replaced by structure alone, with --force or
+//     without, and then nothing is changed at all: restore one that has data by its
+//     path, or drop the other yourself. Of what is made of structure alone the result
+//     says so. A database that had no table and no large object counts as such.
 //  3. ANALYZE: dumps have no statistics.
 //
 // A light snapshot's database is made with the encoding, locale, owner, privileges and

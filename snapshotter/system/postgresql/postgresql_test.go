@@ -229,6 +229,51 @@ func TestArchives(t *testing.T) {
 	}
 }
 
+// TestMayReplace: a database is never replaced by one of which there is no data.
+func TestMayReplace(t *testing.T) {
+	all := system.NewDir("databases", tree.Time{})
+	for name, files := range map[string][]string{"app": {"toc.dat", "3344.dat"}, "inv": {"toc.dat"}, "los": {"toc.dat", "blob_16390.dat", "blobs.toc"}, "a%2Fb": {"schema.sql"}} {
+		d := system.NewDir(name, tree.Time{})
+		for _, f := range files {
+			d.Add(system.NewFile(f, tree.Time{}, strings.NewReader(""), 0, nil))
+		}
+		all.Add(d)
+	}
+	if err := all.Seal(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"app": true, "inv": false, "los": true, "a%2Fb": false} {
+		if got, err := hasData(t.Context(), all.Child(name)); err != nil || got != want {
+			t.Errorf("%s has data: %v, %v", name, got, err)
+		}
+	}
+	s := &System{database: "postgres"}
+	for _, c := range []struct {
+		targets []target
+		force   bool
+		want    string // empty: not refused
+	}{
+		{[]target{{"inv", full, false}}, true, "of database inv, which is not empty, this light snapshot has structure only"},
+		{[]target{{"inv", full, false}}, true, "(this one has data of app, los, and databases/NAME restores"},
+		{[]target{{"app", full, true}, {"a/b", full, false}, {"inv", full, false}}, true, "of databases a/b, inv, which are"},
+		{[]target{{"app", full, true}, {"inv", full, false}}, false, "of database inv, "}, // not: --force drops it
+		{[]target{{"app", full, true}}, false, "database app is not empty: --force drops it first"},
+		{[]target{{"postgres", full, true}}, true, "in use by this restore itself"},
+		{[]target{{"inv", missing, false}, {"a/b", empty, false}, {"app", empty, true}}, false, ""},
+	} {
+		err := s.mayReplace(t.Context(), all, c.targets, system.RestoreOptions{Mode: system.Light, Force: c.force})
+		switch {
+		case c.want == "" && err != nil:
+			t.Errorf("%v: %v", c.targets, err)
+		case c.want != "" && (!errors.Is(err, system.ErrRefused) || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%v: %v, want %q", c.targets, err, c.want)
+		}
+	}
+	if got := enumerate(make([]string, 25)); !strings.HasSuffix(got, " and 5 more") {
+		t.Errorf("25 names: %q", got)
+	}
+}
+
 func TestChoose(t *testing.T) {
 	rows := [][]string{{"app"}, {"app2"}, {"postgres"}}
 	for _, c := range []struct {
