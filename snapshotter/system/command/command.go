@@ -25,7 +25,8 @@ their environment: CUTBANK_STEP (pre, stream, post, abort, version, cluster or
 restore), CUTBANK_NAME, CUTBANK_MODE, CUTBANK_DATA (a line for each --data) and
 CUTBANK_SCRATCH, a directory that is removed at the end; abort has CUTBANK_CRASHED=1
 where it is a killed run that it cleans up after, restore has CUTBANK_FORCE=1 with
---force.
+--force. A command counts as done if it exits with 0, of a pipe the last alone: write
+bash -o pipefail -c 'tar -c . | gzip'. What one says on its standard error is shown.
 
   cutbank snapshot --system command --name ldap -- --stream slapcat --as all.ldif
   cutbank restore ldap/latest --system command -- --restore 'slapadd -q'
@@ -106,7 +107,7 @@ func (s *System) Capture(ctx context.Context, opt system.CaptureOptions) (system
 // begin clears what a killed run left, and writes down that this one begins.
 func (c *capture) begin(ctx context.Context) (err error) {
 	identity := func() error {
-		c.info.Version, c.info.Cluster, err = c.s.identity(ctx, c.env, c.opt.Logf)
+		c.info.Version, c.info.Cluster, err = c.s.identity(ctx, c.env, c.opt.Logf, c.opt.Warnf)
 		return err
 	}
 	r := &c.s.recipe
@@ -164,7 +165,7 @@ func (c *capture) pin(ctx context.Context, command string) (err error) {
 		}
 		return err
 	}
-	p := Proc{What: "the stream's command", Args: Shell(command), Env: c.env("stream"), Timeout: time.Duration(c.s.recipe.Timeout), Logf: c.opt.Logf}
+	p := Proc{What: "the stream's command", Args: Shell(command), Env: c.env("stream"), Timeout: time.Duration(c.s.recipe.Timeout), Logf: c.opt.Logf, Warnf: c.opt.Warnf}
 	if c.stream, err = startStream(ctx, p); err != nil {
 		return err
 	}
@@ -178,7 +179,7 @@ func (c *capture) hook(ctx context.Context, step, command string, more ...string
 		return nil
 	}
 	c.opt.Logf("running the %s hook", step)
-	p := Proc{What: "the " + step + " hook", Args: Shell(command), Env: append(c.env(step), more...), Timeout: time.Duration(c.s.recipe.HookTimeout), Logf: c.opt.Logf}
+	p := Proc{What: "the " + step + " hook", Args: Shell(command), Env: append(c.env(step), more...), Timeout: time.Duration(c.s.recipe.HookTimeout), Logf: c.opt.Logf, Warnf: c.opt.Warnf}
 	return p.Run(ctx)
 }
 
@@ -224,12 +225,12 @@ func (c *capture) Close(ctx context.Context, kept bool) error {
 }
 
 // identity asks the system for its version and what tells it from others.
-func (s *System) identity(ctx context.Context, env func(string) []string, logf func(string, ...any)) (version, cluster string, err error) {
+func (s *System) identity(ctx context.Context, env func(string) []string, logf, warnf func(string, ...any)) (version, cluster string, err error) {
 	ask := func(step, command string) (string, error) {
 		if command == "" {
 			return "", nil
 		}
-		p := Proc{What: "--" + step + "-cmd", Args: Shell(command), Env: env(step), Timeout: time.Duration(s.recipe.HookTimeout), Logf: logf}
+		p := Proc{What: "--" + step + "-cmd", Args: Shell(command), Env: env(step), Timeout: time.Duration(s.recipe.HookTimeout), Logf: logf, Warnf: warnf}
 		out, err := p.Output(ctx)
 		if err != nil {
 			return "", err

@@ -105,6 +105,23 @@ func TestProcSays(t *testing.T) {
 	if got := strings.Join(lines, "|"); got != "it: one|it: two?" {
 		t.Errorf("%q", got)
 	}
+	// One that ends well has its stderr shown once, without what it has printed.
+	warned := []string{}
+	warnf := func(f string, a ...any) { warned = append(warned, fmt.Sprintf(f, a...)) }
+	r, err := Proc{What: "it", Args: Shell("echo out; echo a >&2; echo b >&2"), Warnf: warnf}.Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(r.Wait(), r.Wait()); err != nil || len(warned) != 1 || warned[0] != "it ended with exit code 0, but said on its standard error: a; b" {
+		t.Errorf("%q, %v", warned, err)
+	}
+	warned = nil
+	if err := (Proc{What: "it", Args: Shell("echo out"), Warnf: warnf}).Run(t.Context()); err != nil || len(warned) > 0 {
+		t.Errorf("%q, %v", warned, err)
+	}
+	if err := (Proc{What: "it", Args: Shell("seq 100000 >&2"), Warnf: warnf}).Run(t.Context()); err != nil || len(warned) != 1 || len(warned[0]) > 2*maxTail || !strings.Contains(warned[0], ": ...") || !strings.HasSuffix(warned[0], "; 100000") {
+		t.Errorf("%.3000q, %v", warned, err)
+	}
 	p = Proc{What: "it", Args: Shell("yes >&2 & sleep 0.2; kill $!; exit 1")}
 	if err := p.Run(t.Context()); err == nil || len(err.Error()) > 2*maxTail+100 {
 		t.Errorf("%d bytes", len(err.Error()))

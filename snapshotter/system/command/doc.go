@@ -24,13 +24,19 @@
 //   - The stream's command runs while it is read. Unless it exits with 0 nothing is
 //     committed, whatever it has printed, and the error has the end of what it said on
 //     stderr. So it is with a directory of which something cannot be read.
+//   - Of a pipe only the last command counts: "tar -C nosuch -c . | gzip" exits with 0,
+//     whatever has become of tar. Have bash look at all of them:
+//     bash -o pipefail -c 'tar -C dir -c . | gzip'.
+//   - What a command that exits with 0 has said on its standard error is shown as a
+//     warning when it has ended, the last two kibibytes of it, with --quiet too; -v
+//     shows all, as it comes. So no secret may be said there ("set -x" says many).
 //   - post runs when the snapshot is committed, and not before: it may remove what
 //     the snapshot has now, such as archived logs. What pre stopped is therefore
 //     stopped until the last byte is stored; a stream to a slow place stops it long.
 //   - abort runs instead if it is not: after any failure, Ctrl-C or SIGTERM, or a
 //     repository that is lost. Where post or abort fails, the snapshot stays as it is
-//     (kept or not), the run has an exit code of its own, and the next one runs abort
-//     first. So abort must do no harm where there is nothing to abort.
+//     (kept or not), the run says so and its exit code is 1, also where a snapshot is
+//     kept, and the next one runs abort first. So abort must do no harm where there is nothing to abort.
 //   - A second Ctrl-C ends the program at once, as SIGKILL does.
 //
 // Each command is the leader of a process group. To end one, the group gets SIGTERM,

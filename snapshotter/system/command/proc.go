@@ -38,6 +38,7 @@ type Proc struct {
 	Stdout  io.Writer                     // nil: with stderr
 	Timeout time.Duration                 // 0: none
 	Logf    func(format string, a ...any) // gets each line of stderr as it comes; may be nil
+	Warnf   func(format string, a ...any) // gets the end of stderr, at once, where no error has it; may be nil
 }
 
 // Shell returns the arguments that have the shell do a command.
@@ -65,6 +66,8 @@ type Running struct {
 	p       Proc
 	cmd     *exec.Cmd
 	log     *tail
+	stderr  *tail // without what went to stdout
+	warned  sync.Once
 	in      *os.File // the other side of its input; nil: it has none
 	fed     chan struct{}
 	unguard func()
@@ -76,12 +79,15 @@ type Running struct {
 
 // Start starts the program. What is started must be waited for.
 func (p Proc) Start(ctx context.Context) (*Running, error) {
-	r := &Running{p: p, done: make(chan struct{}), log: &tail{logf: p.Logf, what: p.What}}
+	r := &Running{p: p, done: make(chan struct{}), log: &tail{logf: p.Logf, what: p.What}, stderr: &tail{}}
 	if r.ctx, r.end = context.WithCancel(ctx); p.Timeout > 0 {
 		r.ctx, r.end = context.WithTimeout(ctx, p.Timeout)
 	}
 	cmd := exec.CommandContext(r.ctx, p.Args[0], p.Args[1:]...)
 	cmd.Env, cmd.Stderr, cmd.Stdout = p.Env, r.log, p.Stdout
+	if p.Warnf != nil {
+		cmd.Stderr = io.MultiWriter(r.log, r.stderr)
+	}
 	if p.Stdout == nil {
 		cmd.Stdout = r.log
 	}
@@ -211,9 +217,9 @@ func (r *Running) Wait() error {
 	r.log.flush()
 	err := r.err
 	switch {
-	case errors.Is(err, exec.ErrWaitDelay) && r.cmd.ProcessState.Success():
-		return nil // it left something running that holds its stderr, as a hook may
-	case err == nil:
+	case err == nil,
+		errors.Is(err, exec.ErrWaitDelay) && r.cmd.ProcessState.Success(): // it left something running that holds its stderr, as a hook may
+		r.warned.Do(r.warn)
 		return nil
 	case errors.Is(cancelled, context.DeadlineExceeded) && r.p.Timeout > 0:
 		return fmt.Errorf("%s did not end within %v%s", r.p.What, r.p.Timeout, r.log.text())
@@ -221,6 +227,14 @@ func (r *Running) Wait() error {
 		return fmt.Errorf("%s was stopped: %w", r.p.What, cancelled)
 	}
 	return fmt.Errorf("%s failed: %w%s", r.p.What, err, r.log.text())
+}
+
+// warn tells what a program has said that has ended well: a part of it may not have, as
+// all of a pipe but the last.
+func (r *Running) warn() {
+	if said := r.stderr.text(); said != "" && r.p.Warnf != nil {
+		r.p.Warnf("%s ended with exit code 0, but said on its standard error%s", r.p.What, said)
+	}
 }
 
 // Stop ends the program if it still runs, and waits for that.
@@ -255,6 +269,7 @@ type tail struct {
 
 	mu   sync.Mutex
 	kept []byte
+	cut  bool // more was said before
 	line []byte
 }
 
@@ -263,7 +278,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	defer t.mu.Unlock()
 	t.kept = append(t.kept, p...)
 	if len(t.kept) > maxTail {
-		t.kept = append([]byte(nil), t.kept[len(t.kept)-maxTail:]...)
+		t.kept, t.cut = append([]byte(nil), t.kept[len(t.kept)-maxTail:]...), true
 	}
 	for _, b := range p {
 		if b == '\n' || len(t.line) == maxTail {
@@ -297,5 +312,9 @@ func (t *tail) text() string {
 	if s == "" {
 		return ""
 	}
-	return ": " + strings.ReplaceAll(s, "\n", "; ")
+	s = strings.ReplaceAll(s, "\n", "; ")
+	if t.cut {
+		s = "..." + s
+	}
+	return ": " + s
 }

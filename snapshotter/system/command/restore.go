@@ -28,7 +28,7 @@ func (s *System) Restore(ctx context.Context, n tree.Node, info system.Info, opt
 	}
 	now := system.Info{Kind: Kind.Name}
 	var err error
-	if now.Version, now.Cluster, err = s.identity(ctx, env, opt.Logf); err != nil {
+	if now.Version, now.Cluster, err = s.identity(ctx, env, opt.Logf, opt.Warnf); err != nil {
 		return system.Result{}, err
 	}
 	if err := info.Check(now, opt); err != nil {
@@ -42,7 +42,7 @@ func (s *System) Restore(ctx context.Context, n tree.Node, info system.Info, opt
 		option := pick(opt.Mode, "--restore", "--restore-light", "--restore-dataless")
 		return system.Result{}, fmt.Errorf("the snapshot is %s: say with %s which command takes the stream: %w", opt.Mode, option, system.ErrRefused)
 	}
-	return restoreStream(ctx, n, info.Facts["stream"], opt, Proc{What: "the restore command", Args: Shell(command), Env: env("restore"), Timeout: time.Duration(r.Timeout), Logf: opt.Logf})
+	return restoreStream(ctx, n, info.Facts["stream"], opt, Proc{What: "the restore command", Args: Shell(command), Env: env("restore"), Timeout: time.Duration(r.Timeout), Logf: opt.Logf, Warnf: opt.Warnf})
 }
 
 // restoreStream pipes a stored file into a command.
@@ -93,7 +93,7 @@ func (s *System) restoreDir(ctx context.Context, n tree.Node, command string, en
 	if command == "" {
 		return res, nil
 	}
-	return res, Proc{What: "the restore command", Args: Shell(command), Env: env, Timeout: time.Duration(s.recipe.Timeout), Logf: opt.Logf}.Run(ctx)
+	return res, Proc{What: "the restore command", Args: Shell(command), Env: env, Timeout: time.Duration(s.recipe.Timeout), Logf: opt.Logf, Warnf: opt.Warnf}.Run(ctx)
 }
 
 // MayFill refuses to replace what is in a directory, unless that was asked for. One
