@@ -228,17 +228,19 @@ func (b *Bucket) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[
 		if after != "" {
 			opt.StartAfter = b.key(after)
 		}
-		last := ""
+		seen, n, next := "", 0, 1 // one of the keys so far: the n-th, for n a power of two
 		for o := range b.c.ListObjectsIter(ctx, b.bucket, opt) {
 			if o.Err != nil {
 				yield(backend.Info{}, b.failed(ctx, "list", prefix, o.Err))
 				return
 			}
-			if o.Key <= last {
-				yield(backend.Info{}, b.unsorted(prefix, o.Key, last))
+			if o.Key == seen {
+				yield(backend.Info{}, fmt.Errorf("list %s of %s: the server lists %q again, and may never come to an end: %w", prefix, b, o.Key, errors.ErrUnsupported))
 				return
 			}
-			last = o.Key
+			if n++; n == next {
+				seen, next = o.Key, 2*next
+			}
 			name := strings.TrimPrefix(o.Key, b.key(""))
 			if !backend.ValidName(name) || !strings.HasPrefix(name, prefix) {
 				continue
@@ -251,12 +253,6 @@ func (b *Bucket) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[
 			yield(backend.Info{}, err)
 		}
 	}
-}
-
-// unsorted says that key was listed behind last. Whoever believed that would skip
-// what lies between, or never come to an end.
-func (b *Bucket) unsorted(prefix, key, last string) error {
-	return fmt.Errorf("list %s of %s: the server does not list in the order of names: %q came behind %q: %w", prefix, b, key, last, errors.ErrUnsupported)
 }
 
 // Remove implements backend.Backend.
