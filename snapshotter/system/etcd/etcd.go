@@ -32,7 +32,8 @@ Passwords are taken from ETCDCTL_PASSWORD only. --mode light has the names of al
 and the values of those that begin with what --data says, --mode dataless names alone.
 Of a full or light snapshot, keys can be put back into a running cluster by --prefix.
 
-  cutbank snapshot --system etcd --name etcd -- --endpoints https://10.0.0.1:2379 --cacert ca.pem
+  cutbank snapshot --system etcd --name etcd -- --endpoints https://m1:2379 \
+      --cacert ca.pem
   cutbank snapshot --system etcd --name etcd --mode light --data /registry/configmaps/
   cutbank restore etcd/latest --system etcd --dry-run -- --prefix /registry/configmaps/
   cutbank restore etcd/latest --system etcd -- --data-dir /var/lib/etcd --name m1 \
