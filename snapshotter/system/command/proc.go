@@ -83,7 +83,13 @@ func (p Proc) Start(ctx context.Context) (*Running, error) {
 	if r.ctx, r.end = context.WithCancel(ctx); p.Timeout > 0 {
 		r.ctx, r.end = context.WithTimeout(ctx, p.Timeout)
 	}
-	cmd := exec.CommandContext(r.ctx, p.Args[0], p.Args[1:]...)
+	cmd, let, err := p.held(r.ctx)
+	if err != nil {
+		r.end()
+		return nil, fmt.Errorf("%s: %w", p.What, err)
+	}
+	defer let.Close()
+	defer cmd.ExtraFiles[0].Close()
 	cmd.Env, cmd.Stderr, cmd.Stdout = p.Env, r.log, p.Stdout
 	if p.Warnf != nil {
 		cmd.Stderr = io.MultiWriter(r.log, r.stderr)
@@ -104,11 +110,12 @@ func (p Proc) Start(ctx context.Context) (*Running, error) {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = grace
 	r.cmd = cmd
-	err := cmd.Start()
-	if err == nil {
+	if err = cmd.Start(); err == nil {
 		if r.unguard, err = guard(cmd.Process.Pid, r.in); err != nil {
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			_ = cmd.Wait()
+		} else {
+			_, _ = let.WriteString("\n") // who does not read it was ended already: Wait tells
 		}
 	}
 	if err != nil {
@@ -131,6 +138,23 @@ func (p Proc) Start(ctx context.Context) (*Running, error) {
 		close(r.done)
 	}()
 	return r, nil
+}
+
+// held returns the program, which begins when a line is written to let: it must be
+// guarded by then. If this process dies before, it never begins.
+func (p Proc) held(ctx context.Context) (cmd *exec.Cmd, let *os.File, err error) {
+	path, err := exec.LookPath(p.Args[0])
+	if err != nil {
+		return nil, nil, err
+	}
+	line, let, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	args := append([]string{"-c", `read -r _ <&3 || exit; exec 3<&-; exec "$@"`, "sh", path}, p.Args[1:]...)
+	cmd = exec.CommandContext(ctx, "/bin/sh", args...)
+	cmd.ExtraFiles = []*os.File{line} // descriptor 3
+	return cmd, let, nil
 }
 
 // feed gives the program its input, and the end of it. Until then the guard has the
