@@ -28,7 +28,7 @@ demo: build
 
 test:
 	$(GO) test -timeout 20m ./...
-	@echo "left out: what needs storage servers (make test-services) and what takes minutes (make slow)"
+	@./test/lacks.sh
 
 test-services:
 	GO="$(GO)" ./test/services/run.sh

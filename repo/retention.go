@@ -118,7 +118,7 @@ func Decide(snaps []*Snapshot, p Policy, now time.Time) []Decision {
 		d := &ds[i]
 		d.Snapshot = s
 		if d.first(&p, now) {
-			k := kind{groupOf(s), cmp.Or(s.Mode, "full")}
+			k := kind{groupOf(s), s.ModeName()}
 			counted[k] = append(counted[k], d)
 		}
 		if p.Empty() && !d.Expired {
@@ -198,6 +198,10 @@ func (d *Decision) keep(why string) {
 func (s *Snapshot) Partial() bool {
 	return s.Unread > 0 || slices.ContainsFunc(s.Members, func(m Member) bool { return m.State != "complete" })
 }
+
+// ModeName returns what the snapshot has of its source: its Mode, with a name for full
+// ones that say nothing.
+func (s *Snapshot) ModeName() string { return cmp.Or(s.Mode, "full") }
 
 // Group is what a policy is applied to by itself.
 type Group struct{ Name, Writer string }

@@ -30,7 +30,7 @@ func openLocal(r *repo.Repo, rec *repo.Snapshot, opt *Options) *localWitness {
 		return nil
 	}
 	l := &localWitness{logf: opt.Logf}
-	if modeOf(rec) != Full {
+	if rec.ModeName() != Full {
 		return l // what is kept stays that of the full ones
 	}
 	var err error

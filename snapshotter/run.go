@@ -1,7 +1,6 @@
 package snapshotter
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,7 +148,7 @@ func checkLabels(snaps []*repo.Snapshot, opt *Options) error {
 func findParent(r *repo.Repo, snaps []*repo.Snapshot, rec *repo.Snapshot) *repo.Snapshot {
 	var same, named *repo.Snapshot
 	for _, s := range snaps {
-		if s.Name != rec.Name || modeOf(s) != modeOf(rec) || !slices.Equal(s.Data, rec.Data) || s.Tree.IsZero() || s.Witness.IsZero() || !r.Trusts(s) {
+		if s.Name != rec.Name || s.ModeName() != rec.ModeName() || !slices.Equal(s.Data, rec.Data) || s.Tree.IsZero() || s.Witness.IsZero() || !r.Trusts(s) {
 			continue
 		}
 		named = s
@@ -162,9 +161,6 @@ func findParent(r *repo.Repo, snaps []*repo.Snapshot, rec *repo.Snapshot) *repo.
 	}
 	return named
 }
-
-// modeOf returns what a snapshot has of its sources.
-func modeOf(s *repo.Snapshot) string { return cmp.Or(s.Mode, Full) }
 
 // walk stores the tree and sets what the record says of it.
 func (u *run) walk(ctx context.Context, src tree.Node, parent *repo.Snapshot, rec *repo.Snapshot) error {

@@ -258,14 +258,14 @@ func TestParseServer(t *testing.T) {
 // TestQuick is the whole program on small trees, with cutbank alone.
 func TestQuick(t *testing.T) {
 	if os.Getenv("CUTBANK_SLOW") == "" {
-		t.Skip("builds cutbank and runs every step: set CUTBANK_SLOW=1")
+		t.Skip("LEFT OUT: builds cutbank and runs every step: CUTBANK_SLOW=1 runs it")
 	}
 	required := strings.Split(os.Getenv("CUTBANK_REQUIRE"), ",")
 	skip := func(what, why string) {
 		if slices.Contains(required, what) {
 			t.Fatal(why)
 		}
-		t.Skip(why)
+		t.Skip("SKIPPED: " + why)
 	}
 	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
 		skip("fuse", "/dev/fuse and root are missing: nothing can be mounted")

@@ -122,14 +122,14 @@ func TestFlags(t *testing.T) {
 // TestQuick is the whole program on a small tree, with cutbank alone.
 func TestQuick(t *testing.T) {
 	if os.Getenv("CUTBANK_SLOW") == "" {
-		t.Skip("builds cutbank and runs every step: set CUTBANK_SLOW=1")
+		t.Skip("LEFT OUT: builds cutbank and runs every step: CUTBANK_SLOW=1 runs it")
 	}
 	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
 		const missing = "/dev/fuse and root are missing: nothing can be mounted"
 		if slices.Contains(strings.Split(os.Getenv("CUTBANK_REQUIRE"), ","), "fuse") {
 			t.Fatal(missing)
 		}
-		t.Skip(missing)
+		t.Skip("SKIPPED: " + missing)
 	}
 	tmp := t.TempDir()
 	var stdout, stderr bytes.Buffer

@@ -358,7 +358,7 @@ func (a *app) printDecisions(ds []repo.Decision, dry bool) error {
 			}
 			if s := d.Snapshot; !d.Keep || dry {
 				name := s.Name
-				if s.Mode != "" && s.Mode != snapshotter.Full {
+				if s.ModeName() != snapshotter.Full {
 					name += " (" + s.Mode + ")"
 				}
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s%s\t%s\n", what, s.ID.String()[:8], name, s.Dir, writer(s.Writer[:min(8, len(s.Writer))]), strings.Join(s.Tags, ","), strings.Join(d.Reasons, "; "))

@@ -106,7 +106,7 @@ func imported(ctx context.Context, r *repo.Repo, name, kind string) (map[string]
 	known := map[string]*repo.Snapshot{}
 	for _, rec := range list {
 		info, err := system.ParseInfo(rec.System)
-		if rec.Name == name && rec.Mode == "" && err == nil && info.Kind == kind {
+		if rec.Name == name && rec.ModeName() == snapshotter.Full && err == nil && info.Kind == kind {
 			known[identity(info)] = rec
 		}
 	}

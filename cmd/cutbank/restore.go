@@ -153,7 +153,7 @@ func (a *app) restore(ctx context.Context, s *restoreFlags, arg, target string) 
 	if s.opt.Delete && rec.Unread > 0 && !s.opt.Yes && !s.opt.DryRun {
 		return fmt.Errorf("%wsnapshot %s is partial: %d paths could not be read when it was made (`cutbank inspect` names them), and --delete would take them for deleted; --yes does it all the same", errRefused, rec.ID.String()[:8], rec.Unread)
 	}
-	if rec.Mode != "" && rec.Mode != snapshotter.Full {
+	if rec.ModeName() != snapshotter.Full {
 		a.warnf("%s is a %s snapshot: files whose contents it does not have are named, and left as they are", rec.ID.String()[:8], rec.Mode)
 	}
 	item := restore.Item{Node: n}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -341,7 +340,7 @@ func (a *app) summary(ctx context.Context, rec *repo.Snapshot, d time.Duration) 
 	st := rec.Stats
 	a.sayf("snapshot %s: %s/%s", rec.ID.String()[:8], rec.Name, dir)
 	if text := systemText(rec.System); text != "" {
-		a.sayf("  %s, %s", text, modeName(rec))
+		a.sayf("  %s, %s", text, rec.ModeName())
 	}
 	a.sayf("  %s files, %s directories, %s", countText(rec.Totals.Files), countText(rec.Totals.Dirs), bytesText(rec.Totals.Bytes))
 	a.sayf("  %s files new, %s modified, %s unchanged", countText(st.New), countText(st.Modified), countText(st.Unchanged))
@@ -357,13 +356,10 @@ func (a *app) summary(ctx context.Context, rec *repo.Snapshot, d time.Duration) 
 		"bytes": rec.Totals.Bytes, "new_files": st.New, "modified_files": st.Modified, "unchanged_files": st.Unchanged, "read_bytes": st.ReadBytes,
 		"new_bytes": st.NewBytes, "stored": st.Stored, "changed": rec.Changed, "unread": rec.Unread, "seconds": d.Seconds(), "tree": rec.Tree.String(), "partial": rec.Unread > 0}
 	if len(rec.System) > 0 {
-		o["system"], o["mode"] = rec.System, modeName(rec)
+		o["system"], o["mode"] = rec.System, rec.ModeName()
 	}
 	if err := a.emit("snapshot", o); err != nil && !errors.Is(err, os.ErrClosed) {
 		return err
 	}
 	return nil
 }
-
-// modeName is what a snapshot has of its source.
-func modeName(rec *repo.Snapshot) string { return cmp.Or(rec.Mode, snapshotter.Full) }

@@ -89,7 +89,7 @@ func snapshotTable(w *tabwriter.Writer, snaps []*repo.Snapshot) {
 		if s.Unread > 0 {
 			state = " (partial)"
 		}
-		if s.Mode != "" && s.Mode != snapshotter.Full {
+		if s.ModeName() != snapshotter.Full {
 			state += " (" + s.Mode + ")"
 		}
 		if s.Repairs != nil {

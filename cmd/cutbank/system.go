@@ -169,7 +169,7 @@ func (a *app) restoreSystem(ctx context.Context, c *cobra.Command, s *restoreFla
 		return err
 	}
 	defer done()
-	opt := system.RestoreOptions{Name: snapshotName(rec), Mode: system.Mode(modeName(rec)), Path: cleanPath(p), Force: s.force, DryRun: s.opt.DryRun,
+	opt := system.RestoreOptions{Name: snapshotName(rec), Mode: system.Mode(rec.ModeName()), Path: cleanPath(p), Force: s.force, DryRun: s.opt.DryRun,
 		AllowRelease: s.allowRelease, AllowOtherCluster: s.allowCluster, Scratch: scratch, State: state, Now: now, Warnf: a.warnf, Logf: a.logf, Stepf: a.restoreStep,
 		Unpack: a.unpack}
 	start := now()
