@@ -34,7 +34,8 @@ type filterRoot struct {
 // parseIgnore reads patterns in the syntax of gitignore(5), one a line. They
 // count from the root at that path; one that begins with the path itself, as
 // people write it, counts from the file system's root.
-func parseIgnore(lines []string, root string, others []filterRoot) []gitignore.Pattern {
+// The matcher is nil where there are none, or all are for the others.
+func parseIgnore(lines []string, root string, others []filterRoot) gitignore.Matcher {
 	var ps []gitignore.Pattern
 	for _, l := range lines {
 		if strings.TrimSpace(l) == "" || strings.HasPrefix(l, "#") {
@@ -51,7 +52,10 @@ func parseIgnore(lines []string, root string, others []filterRoot) []gitignore.P
 		}
 		ps = append(ps, gitignore.ParsePattern(not+p, nil))
 	}
-	return ps
+	if len(ps) == 0 {
+		return nil
+	}
+	return gitignore.NewMatcher(ps)
 }
 
 // meant reports whether a pattern begins with one of the paths.

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -265,12 +264,8 @@ func (a *app) sources(s *snapshotFlags, args []string) (tree.Node, []string, *fi
 	}
 	s.exclude = append(lines, s.exclude...) // who types has the last word
 	for i := range fl.roots {
-		if patterns := parseIgnore(s.exclude, fl.roots[i].path, fl.roots); len(patterns) > 0 {
-			fl.roots[i].match = gitignore.NewMatcher(patterns)
-		}
-		if patterns := parseIgnore(s.data, fl.roots[i].path, fl.roots); len(patterns) > 0 {
-			fl.roots[i].data = gitignore.NewMatcher(patterns)
-		}
+		root := &fl.roots[i]
+		root.match, root.data = parseIgnore(s.exclude, root.path, fl.roots), parseIgnore(s.data, root.path, fl.roots)
 	}
 	if outer, inner, ok := fl.nested(); ok && (s.oneFS || len(s.exclude) > 0) {
 		// What the outer one leaves out could hold the inner one.

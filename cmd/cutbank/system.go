@@ -82,6 +82,9 @@ func (a *app) snapshotSystem(ctx context.Context, c *cobra.Command, s *snapshotF
 // was made; nil: now.
 func (a *app) keepCapture(ctx context.Context, s *snapshotFlags, r *repo.Repo, capture system.Capture, made func() time.Time) (*repo.Snapshot, error) {
 	own := &filter{}
+	if live, ok := capture.(system.Live); ok && live.Live() != "" {
+		own.mode, own.roots = s.mode, []filterRoot{{data: parseIgnore(s.data, strings.TrimPrefix(live.Live(), "/"), nil)}}
+	}
 	own.forget(a.repoPath)
 	if dir, err := a.stateDir(); err == nil {
 		own.forget(dir)

@@ -90,6 +90,11 @@ type Capture interface {
 	Close(ctx context.Context, kept bool) error
 }
 
+// Live is implemented by a Capture whose Root may be a live directory, and returns its
+// path, or "" where Root is none. The modes are those of any directory then, and who
+// keeps it leaves out what they leave out; Data are patterns of its files.
+type Live interface{ Live() string }
+
 // RestoreOptions say what may happen to the running system.
 type RestoreOptions struct {
 	Name               string // of the snapshot, as people call it

@@ -84,8 +84,8 @@ func (s *System) Capture(ctx context.Context, opt system.CaptureOptions) (system
 	r := &s.recipe
 	command := pick(opt.Mode, r.Stream, r.StreamLight, r.StreamDataless)
 	switch {
-	case r.Dir != "" && opt.Mode != system.Full:
-		return nil, fmt.Errorf("--mode %s: of a directory there is the full mode only; `cutbank snapshot --mode %s %s` keeps one without hooks: %w", opt.Mode, opt.Mode, r.Dir, system.ErrRefused)
+	case r.Dir != "" && opt.Mode == system.Light && len(opt.Data) == 0:
+		return nil, fmt.Errorf("--mode light of a directory: say with --data of which files to keep the contents: %w", system.ErrRefused)
 	case r.Dir == "" && command == "" && opt.Mode == system.Full:
 		return nil, fmt.Errorf("say what to keep: --stream COMMAND and --as NAME, or --dir PATH: %w", system.ErrRefused)
 	case r.Dir == "" && command == "":
@@ -190,6 +190,9 @@ func (c *capture) env(step string) []string {
 
 // Root implements system.Capture.
 func (c *capture) Root() tree.Node { return c.root }
+
+// Live implements system.Live.
+func (c *capture) Live() string { return c.s.recipe.Dir }
 
 // Finish implements system.Capture.
 func (c *capture) Finish(context.Context) (system.Info, error) {

@@ -47,8 +47,9 @@
 //
 // --mode light and dataless need commands of their own, --stream-light and
 // --stream-dataless, for only they know what is a value and what a secret; without
-// them these modes are refused. Directories have the modes without hooks: see
-// "cutbank snapshot --mode".
+// them these modes are refused. Of a directory light has the contents of the files that
+// --data names, by patterns of .gitignore files, and dataless those of none, as
+// "cutbank snapshot --mode" has them; only a full one is restored by --system.
 //
 // # Restoring in production
 //

@@ -110,7 +110,10 @@ func flags(f *flag.FlagSet) system.Opener {
 		if given.HookTimeout != 0 {
 			r.HookTimeout = given.HookTimeout
 		}
-		return &System{recipe: r}, r.check()
+		if err := r.check(); err != nil {
+			return nil, err
+		}
+		return &System{recipe: r}, nil
 	}
 }
 

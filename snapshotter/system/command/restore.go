@@ -73,6 +73,9 @@ func (s *System) restoreDir(ctx context.Context, n tree.Node, command string, en
 	if dir == "" {
 		return system.Result{}, fmt.Errorf("say with --dir where the directory goes: %w", system.ErrRefused)
 	}
+	if opt.Mode != system.Full {
+		return system.Result{}, fmt.Errorf("a %s snapshot of a directory has not all that the system needs: `cutbank restore %s:PATH DIRECTORY` gives what it has: %w", opt.Mode, opt.Name, system.ErrRefused)
+	}
 	res := system.Result{}
 	if t, ok := n.(tree.Totaler); ok {
 		res.Items, res.Bytes = t.Totals().Files, t.Totals().Bytes
