@@ -101,7 +101,7 @@ type RestoreOptions struct {
 	Mode               Mode   // of the snapshot
 	Path               string // in the kind's view, slash-separated; empty: everything
 	Force              bool   // replace what is there
-	DryRun             bool   // say what would be done, and change nothing
+	DryRun             bool   // say what would be done, and change nothing; it is refused where it would be without
 	AllowRelease       bool   // of another version
 	AllowOtherCluster  bool   // into another cluster than the one captured
 	Scratch            string

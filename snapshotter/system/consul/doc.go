@@ -83,7 +83,7 @@
 //
 //  1. "cutbank ls prod/latest:kv/app", "cutbank diff prod/LABEL prod/latest": what there is.
 //  2. "cutbank restore prod/latest:kv/app --system consul --dry-run": which keys would be
-//     added, and which have other values now.
+//     added, and which have other values now: it is refused (exit code 9) where there are any.
 //  3. The same without --dry-run; keys with other values are replaced with --force only.
 //     Keys go in transactions of up to 128, each all or nothing, with their flags; a key
 //     that somebody writes meanwhile ends it, and running it again goes on. Keys that are

@@ -87,10 +87,10 @@ func (s *System) restoreKeys(ctx context.Context, n tree.Node, info system.Info,
 			res.Bytes += uint64(w.size)
 		}
 	}
+	if opt.DryRun && len(barred) > 0 {
+		return res, barredError(barred)
+	}
 	if opt.DryRun {
-		if len(barred) > 0 {
-			opt.Warnf("%v", barredError(barred))
-		}
 		return res, nil
 	}
 	res.Notes = []string{"keys that are not in the snapshot were left as they are; locks and sessions were not restored"}
@@ -296,10 +296,6 @@ func tellKeys(list []wanted, opt system.RestoreOptions) error {
 		}
 	}
 	if replaced == 0 || opt.Force {
-		return nil
-	}
-	if opt.DryRun {
-		opt.Warnf("%d keys have other values now: it takes --force", replaced)
 		return nil
 	}
 	return fmt.Errorf("%d keys have other values now, such as %q: --force replaces them: %w", replaced, example, system.ErrRefused)

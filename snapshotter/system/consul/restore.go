@@ -71,15 +71,15 @@ func (s *System) restoreAll(ctx context.Context, n tree.Node, info system.Info, 
 	for _, l := range lost {
 		opt.Stepf("replaces %s", l)
 	}
-	if len(lost) > 0 && !opt.Force && !opt.DryRun {
-		return res, fmt.Errorf("the cluster is not empty: it has %s, all of which would be replaced: --force does it: %w", strings.Join(lost, ", "), system.ErrRefused)
+	refused := len(lost) > 0 && !opt.Force
+	if opt.DryRun || !refused {
+		opt.Stepf("restores %s of index %s", strings.Join(want.holds(), ", "), info.Facts["index"])
 	}
-	if len(lost) > 0 && !opt.Force {
-		opt.Warnf("the cluster is not empty: it takes --force")
+	if refused {
+		return res, fmt.Errorf("the cluster is not empty: it has %s, all of which would be replaced: --force does it: %w", strings.Join(lost, ", "), system.ErrRefused)
 	}
 	res.Items, res.Bytes = want.records(), uint64(state.Attr().Size)
 	res.Notes = notes(want)
-	opt.Stepf("restores %s of index %s", strings.Join(want.holds(), ", "), info.Facts["index"])
 	if opt.DryRun {
 		return res, nil
 	}
