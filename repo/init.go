@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -76,42 +77,8 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 			return nil, err
 		}
 	}
-	id, err := newID(opt.Random)
+	cfg, ring, err := in.config(opt)
 	if err != nil {
-		return nil, err
-	}
-	cfg := Config{V: 1, Repo: id, Created: opt.Now().UTC(), FrameSize: in.FrameSize, PackSize: in.PackSize,
-		Splitter: SplitterConfig{string(in.Params.Kind), in.Params.Min, in.Params.Avg, in.Params.Max, in.Params.Secret}}
-	if cfg.FrameSize == 0 {
-		cfg.FrameSize = 256 << 10
-	}
-	if cfg.PackSize == 0 {
-		cfg.PackSize = 32 << 20
-	}
-	var ring *seal.Ring
-	if in.Like != nil {
-		if err := in.Like.ownerOnly("making a repository with the same secrets"); err != nil {
-			return nil, err
-		}
-		like := *in.Like.k.Ring()
-		like.Repo = id.String()
-		ring = &like
-		cfg = in.Like.cfg
-		cfg.Repo, cfg.Created, cfg.Removed = id, opt.Now().UTC(), nil
-	} else if ring, err = seal.NewRing(id.String(), opt.Random); err != nil {
-		return nil, err
-	}
-	cfg.NoFencing, cfg.ListingLag, cfg.Lock = in.NoFencing, "", ""
-	if in.Lock != 0 {
-		cfg.Lock = formatLock(in.Lock)
-	}
-	if in.ListingLag != 0 {
-		cfg.ListingLag = in.ListingLag.String()
-	}
-	if in.Parity != 0 {
-		cfg.Parity = formatParity(in.Parity)
-	}
-	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	k, err := ring.Open()
@@ -126,7 +93,7 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 	if err != nil {
 		return nil, err
 	}
-	body, err := json.Marshal(&cfg)
+	body, err := json.Marshal(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -154,6 +121,42 @@ func Init(ctx context.Context, b backend.Backend, in InitOptions, opt Options) (
 		r.reserve()
 	}
 	return r, err
+}
+
+// config returns what the new repository's config says, and its secrets.
+func (in *InitOptions) config(opt Options) (*Config, *seal.Ring, error) {
+	id, err := newID(opt.Random)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg := Config{V: 1, Repo: id, Created: opt.Now().UTC(), FrameSize: in.FrameSize, PackSize: in.PackSize,
+		Splitter: SplitterConfig{string(in.Params.Kind), in.Params.Min, in.Params.Avg, in.Params.Max, in.Params.Secret}}
+	cfg.FrameSize = cmp.Or(cfg.FrameSize, 256<<10)
+	cfg.PackSize = cmp.Or(cfg.PackSize, 32<<20)
+	var ring *seal.Ring
+	if in.Like != nil {
+		if err := in.Like.ownerOnly("making a repository with the same secrets"); err != nil {
+			return nil, nil, err
+		}
+		like := *in.Like.k.Ring()
+		like.Repo = id.String()
+		ring = &like
+		cfg = in.Like.cfg
+		cfg.Repo, cfg.Created, cfg.Removed = id, opt.Now().UTC(), nil
+	} else if ring, err = seal.NewRing(id.String(), opt.Random); err != nil {
+		return nil, nil, err
+	}
+	cfg.NoFencing, cfg.ListingLag, cfg.Lock = in.NoFencing, "", ""
+	if in.Lock != 0 {
+		cfg.Lock = formatLock(in.Lock)
+	}
+	if in.ListingLag != 0 {
+		cfg.ListingLag = in.ListingLag.String()
+	}
+	if in.Parity != 0 {
+		cfg.Parity = formatParity(in.Parity)
+	}
+	return &cfg, ring, cfg.check()
 }
 
 // vault returns b as what can lock, if that is asked for; nil if it is not.

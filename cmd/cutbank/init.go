@@ -15,13 +15,17 @@ import (
 	"github.com/cutbankfs/cutbank/repo"
 )
 
+type initFlags struct {
+	chunkSize, frameSize              sizeFlag
+	splitter, like, parity            string
+	noPassword, appendOnly, noFencing bool
+	lock                              spanFlag
+	ownerKey                          string
+	lag                               time.Duration
+}
+
 func (a *app) initCommand() *cobra.Command {
-	var chunkSize, frameSize sizeFlag = chunk.DefaultAvg, 256 << 10
-	var splitter, like, parity string
-	var noPassword, appendOnly, noFencing bool
-	var lock spanFlag
-	var ownerKey string
-	var lag time.Duration
+	s := initFlags{chunkSize: chunk.DefaultAvg, frameSize: 256 << 10}
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "Make a repository in a new or empty folder, or in a bucket or container",
@@ -86,111 +90,116 @@ that.`,
   cutbank init -r s3://locked-bucket/backup --lock 30d
   cutbank init -r /backup --append-only --owner-key /media/safe/owner.cred`,
 		Args: exactly(0, "no arguments"),
-		RunE: func(c *cobra.Command, _ []string) error {
-			if chunkSize < 1<<10 || chunkSize > 4<<20 {
-				return usagef("--chunk-size %s: want a power of two from 1KiB to 4MiB", sizeText(int64(chunkSize)))
-			}
-			if frameSize < 4<<10 || frameSize > 8<<20 {
-				return usagef("--frame-size %s: want 4KiB to 8MiB", sizeText(int64(frameSize)))
-			}
-			if chunkSize&(chunkSize-1) != 0 {
-				return usagef("--chunk-size %s: want a power of two, such as 64KiB", sizeText(int64(chunkSize)))
-			}
-			for _, name := range []string{"chunk-size", "chunker", "frame-size"} {
-				if like != "" && c.Flags().Changed(name) {
-					return usagef("--like takes over --%s: give only one of them", name)
-				}
-			}
-			percent, err := repo.ParseParity(parity)
-			if err != nil {
-				return usagef("--%v", err)
-			}
-			if _, err := repo.ParseLag(lag.String()); err != nil {
-				return usagef("--listing-lag %s: want a time such as 90s or 2m, up to 1h", lag)
-			}
-			if c.Flags().Changed("lock") {
-				if err := repo.CheckLock(time.Duration(lock)); err != nil {
-					return usagef("--lock: %v", err)
-				}
-				if noFencing {
-					return usagef("--lock and --no-fencing exclude each other: a lock keeps nobody from creating an object twice")
-				}
-			}
-			if appendOnly != (ownerKey != "") {
-				return usagef("--append-only and --owner-key FILE go together")
-			}
-			if appendOnly {
-				if err := checkNew(ownerKey); err != nil {
-					return err
-				}
-			}
-			in := repo.InitOptions{FrameSize: int(frameSize), Parity: percent, Probe: true, NoFencing: noFencing, ListingLag: lag, Lock: time.Duration(lock), Provisional: appendOnly}
-			ctx := c.Context()
-			if like != "" {
-				other, err := a.openLike(c, like)
-				if err != nil {
-					return err
-				}
-				defer other.Close()
-				in.Like = other
-			} else {
-				p, err := chunk.NewParams(chunk.SplitterKind(splitter), int(chunkSize), rand.Reader)
-				if err != nil {
-					return usagef("%v", err)
-				}
-				in.Params = p
-			}
-			if !noPassword {
-				p, err := a.askPassword("password for the new repository: ", true)
-				if err != nil {
-					return err
-				}
-				in.Password = p
-			}
-			b, err := a.newBackendAt(a.repoPath)
-			if err != nil {
-				return err
-			}
-			opt, err := a.options()
-			if err != nil {
-				return err
-			}
-			r, err := repo.Init(ctx, b, in, opt)
-			if errors.Is(err, backend.ErrUnfenced) {
-				return fmt.Errorf("%w; see --no-fencing in `cutbank init --help`", err)
-			}
-			if err != nil {
-				return err
-			}
-			a.open = r
-			if lock != 0 {
-				a.warnf("every object is locked for %s from now on, and for longer while a snapshot needs it: NOBODY can undo that, neither you nor the store; what is stored is paid for that long", spanText(time.Duration(lock)))
-			}
-			if noPassword {
-				a.warnf("the key lies beside the data: whoever can read %s can read every snapshot in it", a.repoPath)
-			}
-			cfg := r.Config()
-			a.sayf("made repository %s in %s: %s chunks of %s on average", cfg.Repo, a.repoPath, cfg.Splitter.Kind, sizeText(int64(cfg.Splitter.Avg)))
-			if err := a.emit("init", object{"repo": cfg.Repo.String(), "path": a.repoPath, "chunker": cfg.Splitter.Kind, "chunk_size": cfg.Splitter.Avg,
-				"frame_size": cfg.FrameSize, "parity": cfg.ParityPercent(), "password": !noPassword, "fencing": !cfg.NoFencing, "listing_lag": lag.Seconds(), "lock_seconds": cfg.LockPeriod().Seconds()}); err != nil || !appendOnly {
-				return err
-			}
-			return a.initAppendOnly(ctx, r, ownerKey)
-		},
+		RunE: func(c *cobra.Command, _ []string) error { return a.init(c, &s) },
 	}
 	f := c.Flags()
-	f.Var(&chunkSize, "chunk-size", "average size of a chunk, a power of two from 1KiB to 4MiB")
-	f.StringVar(&splitter, "chunker", string(chunk.Rabin), "how to find the cuts: rabin or gear")
-	f.Var(&frameSize, "frame-size", "how much is compressed together, 4KiB to 8MiB")
-	f.StringVar(&parity, "parity", "", "parity for each pack, 1% to 100% of its size (default: none)")
-	f.StringVar(&like, "like", "", "take secrets and parameters from this repository")
-	f.BoolVar(&appendOnly, "append-only", false, "begin in append-only mode; see \"cutbank append-only\"")
-	f.StringVar(&ownerKey, "owner-key", "", "the new file for the owner's credential, with --append-only")
-	f.BoolVar(&noFencing, "no-fencing", false, "take a store that lets objects be created twice; see above")
-	f.DurationVar(&lag, "listing-lag", 0, "how long listings may be out of date, such as 2m; see above")
-	f.Var(&lock, "lock", "lock each object in the bucket for so long, such as 30d; nobody can undo it; see above")
-	f.BoolVar(&noPassword, "no-password", false, "leave the key beside the data, open to whoever can read it")
+	f.Var(&s.chunkSize, "chunk-size", "average size of a chunk, a power of two from 1KiB to 4MiB")
+	f.StringVar(&s.splitter, "chunker", string(chunk.Rabin), "how to find the cuts: rabin or gear")
+	f.Var(&s.frameSize, "frame-size", "how much is compressed together, 4KiB to 8MiB")
+	f.StringVar(&s.parity, "parity", "", "parity for each pack, 1% to 100% of its size (default: none)")
+	f.StringVar(&s.like, "like", "", "take secrets and parameters from this repository")
+	f.BoolVar(&s.appendOnly, "append-only", false, "begin in append-only mode; see \"cutbank append-only\"")
+	f.StringVar(&s.ownerKey, "owner-key", "", "the new file for the owner's credential, with --append-only")
+	f.BoolVar(&s.noFencing, "no-fencing", false, "take a store that lets objects be created twice; see above")
+	f.DurationVar(&s.lag, "listing-lag", 0, "how long listings may be out of date, such as 2m; see above")
+	f.Var(&s.lock, "lock", "lock each object in the bucket for so long, such as 30d; nobody can undo it; see above")
+	f.BoolVar(&s.noPassword, "no-password", false, "leave the key beside the data, open to whoever can read it")
 	return c
+}
+
+// check says whether the flags go together.
+func (s *initFlags) check(c *cobra.Command) error {
+	if s.chunkSize < 1<<10 || s.chunkSize > 4<<20 {
+		return usagef("--chunk-size %s: want a power of two from 1KiB to 4MiB", sizeText(int64(s.chunkSize)))
+	}
+	if s.frameSize < 4<<10 || s.frameSize > 8<<20 {
+		return usagef("--frame-size %s: want 4KiB to 8MiB", sizeText(int64(s.frameSize)))
+	}
+	if s.chunkSize&(s.chunkSize-1) != 0 {
+		return usagef("--chunk-size %s: want a power of two, such as 64KiB", sizeText(int64(s.chunkSize)))
+	}
+	for _, name := range []string{"chunk-size", "chunker", "frame-size"} {
+		if s.like != "" && c.Flags().Changed(name) {
+			return usagef("--like takes over --%s: give only one of them", name)
+		}
+	}
+	if _, err := repo.ParseLag(s.lag.String()); err != nil {
+		return usagef("--listing-lag %s: want a time such as 90s or 2m, up to 1h", s.lag)
+	}
+	if c.Flags().Changed("lock") {
+		if err := repo.CheckLock(time.Duration(s.lock)); err != nil {
+			return usagef("--lock: %v", err)
+		}
+		if s.noFencing {
+			return usagef("--lock and --no-fencing exclude each other: a lock keeps nobody from creating an object twice")
+		}
+	}
+	if s.appendOnly != (s.ownerKey != "") {
+		return usagef("--append-only and --owner-key FILE go together")
+	}
+	if s.appendOnly {
+		return checkNew(s.ownerKey)
+	}
+	return nil
+}
+
+// init makes a repository.
+func (a *app) init(c *cobra.Command, s *initFlags) error {
+	percent, err := repo.ParseParity(s.parity)
+	if err != nil {
+		return usagef("--%v", err)
+	}
+	if err := s.check(c); err != nil {
+		return err
+	}
+	in := repo.InitOptions{FrameSize: int(s.frameSize), Parity: percent, Probe: true, NoFencing: s.noFencing, ListingLag: s.lag, Lock: time.Duration(s.lock), Provisional: s.appendOnly}
+	if s.like != "" {
+		if in.Like, err = a.openLike(c, s.like); err != nil {
+			return err
+		}
+		defer in.Like.Close()
+	} else if in.Params, err = chunk.NewParams(chunk.SplitterKind(s.splitter), int(s.chunkSize), rand.Reader); err != nil {
+		return usagef("%v", err)
+	}
+	if !s.noPassword {
+		if in.Password, err = a.askPassword("password for the new repository: ", true); err != nil {
+			return err
+		}
+	}
+	b, err := a.newBackendAt(a.repoPath)
+	if err != nil {
+		return err
+	}
+	opt, err := a.options()
+	if err != nil {
+		return err
+	}
+	r, err := repo.Init(c.Context(), b, in, opt)
+	if errors.Is(err, backend.ErrUnfenced) {
+		return fmt.Errorf("%w; see --no-fencing in `cutbank init --help`", err)
+	}
+	if err != nil {
+		return err
+	}
+	a.open = r
+	if err := a.tellInit(r, s); err != nil || !s.appendOnly {
+		return err
+	}
+	return a.initAppendOnly(c.Context(), r, s.ownerKey)
+}
+
+// tellInit says what was made.
+func (a *app) tellInit(r *repo.Repo, s *initFlags) error {
+	if s.lock != 0 {
+		a.warnf("every object is locked for %s from now on, and for longer while a snapshot needs it: NOBODY can undo that, neither you nor the store; what is stored is paid for that long", spanText(time.Duration(s.lock)))
+	}
+	if s.noPassword {
+		a.warnf("the key lies beside the data: whoever can read %s can read every snapshot in it", a.repoPath)
+	}
+	cfg := r.Config()
+	a.sayf("made repository %s in %s: %s chunks of %s on average", cfg.Repo, a.repoPath, cfg.Splitter.Kind, sizeText(int64(cfg.Splitter.Avg)))
+	return a.emit("init", object{"repo": cfg.Repo.String(), "path": a.repoPath, "chunker": cfg.Splitter.Kind, "chunk_size": cfg.Splitter.Avg,
+		"frame_size": cfg.FrameSize, "parity": cfg.ParityPercent(), "password": !s.noPassword, "fencing": !cfg.NoFencing, "listing_lag": s.lag.Seconds(), "lock_seconds": cfg.LockPeriod().Seconds()})
 }
 
 // openLike opens the repository whose secrets a new one shall share. Its

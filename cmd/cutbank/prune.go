@@ -143,7 +143,7 @@ func (a *app) pruned(res *repo.PruneResult, dry bool, d time.Duration) error {
 		row("  unneeded", res.Unneeded, "no snapshot needs anything of them")
 		row("  to repack", res.Repack, fmt.Sprintf("about %s of it is needed", bytesText(res.Needed)))
 		row("  too much", res.Skipped, "would be repacked too, but for --max-repack")
-		row("  at work", res.AtWork, "of snapshots that are being made")
+		row("  at work", res.AtWork, "of snapshots that are being made, or were killed; `cutbank unlock` lists them")
 		if dry {
 			row("  condemned", res.Left, "by an earlier run, not yet removed")
 			return

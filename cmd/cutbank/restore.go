@@ -126,16 +126,8 @@ func (s *restoreFlags) checkSystem(c *cobra.Command) error {
 }
 
 func (a *app) restore(ctx context.Context, s *restoreFlags, arg, target string) error {
-	policies := map[string]restore.Policy{"always": restore.Always, "if-changed": restore.IfChanged, "if-newer": restore.IfNewer, "never": restore.Never}
-	p, ok := policies[s.overwrite]
-	if !ok {
-		return usagef("--overwrite %q: use always, if-changed, if-newer or never", s.overwrite)
-	}
-	if !(s.maxDelete >= 0 && s.maxDelete <= 1) {
-		return usagef("--max-delete %v: want a share from 0 to 1", s.maxDelete)
-	}
-	if s.maxDelete == 0 {
-		s.maxDelete = math.SmallestNonzeroFloat64 // 0 would mean the default
+	if err := s.check(); err != nil {
+		return err
 	}
 	// The receipt shall be good from wherever it is looked at.
 	target, err := filepath.Abs(target)
@@ -164,7 +156,6 @@ func (a *app) restore(ctx context.Context, s *restoreFlags, arg, target string) 
 		item.Path = path.Base(at)
 	}
 	opt := s.opt
-	opt.Overwrite, opt.MaxDelete = p, s.maxDelete
 	opt.Source = rec.ID.String() + ":" + at
 	opt.Sum = a.open.SecretKeys().Data.Sum
 	opt.Spare = a.spare()
@@ -194,25 +185,48 @@ func (a *app) restore(ctx context.Context, s *restoreFlags, arg, target string) 
 	if err == nil {
 		err = rerr
 	}
+	if err != nil && !errors.As(err, new(*restore.ProblemsError)) {
+		return restoreFailed(err, target)
+	}
+	serr := a.restoreSummary(totals, opt.DryRun, now().Sub(start).Seconds(), name)
+	if err != nil {
+		return restoreFailed(err, target)
+	}
+	return serr
+}
+
+// check says whether the options can be meant so, and puts them in place.
+func (s *restoreFlags) check() error {
+	policies := map[string]restore.Policy{"always": restore.Always, "if-changed": restore.IfChanged, "if-newer": restore.IfNewer, "never": restore.Never}
+	var ok bool
+	if s.opt.Overwrite, ok = policies[s.overwrite]; !ok {
+		return usagef("--overwrite %q: use always, if-changed, if-newer or never", s.overwrite)
+	}
+	if !(s.maxDelete >= 0 && s.maxDelete <= 1) {
+		return usagef("--max-delete %v: want a share from 0 to 1", s.maxDelete)
+	}
+	if s.opt.MaxDelete = s.maxDelete; s.maxDelete == 0 {
+		s.opt.MaxDelete = math.SmallestNonzeroFloat64 // 0 would mean the default
+	}
+	return nil
+}
+
+// restoreFailed is the error of a restore as the command's, with its exit code.
+func restoreFailed(err error, target string) error {
 	var refused *restore.DeleteRefusedError
 	var problems *restore.ProblemsError
 	switch {
 	case errors.As(err, &refused):
 		return fmt.Errorf("%w%w", errRefused, err)
-	case errors.As(err, &problems):
-		a.restoreSummary(totals, opt.DryRun, now().Sub(start).Seconds(), name)
-		// Damage in the repository counts more than that the restore is partial.
-		if errors.Is(err, chunk.ErrCorrupt) || errors.Is(err, chunk.ErrMissing) {
-			return fmt.Errorf("%d paths were not restored fully, some because stored data is damaged: %w", problems.Count, chunk.ErrCorrupt)
-		}
-		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-			return fmt.Errorf("stopped because %s is full: what was not reached is not restored; free space and run again, what is done is not fetched twice: %w", quote(target), errPartialRestore)
-		}
-		return fmt.Errorf("%d paths were not restored fully: %w", problems.Count, errPartialRestore)
-	case err != nil:
+	case !errors.As(err, &problems):
 		return err
+	// Damage in the repository counts more than that the restore is partial.
+	case errors.Is(err, chunk.ErrCorrupt), errors.Is(err, chunk.ErrMissing):
+		return fmt.Errorf("%d paths were not restored fully, some because stored data is damaged: %w", problems.Count, chunk.ErrCorrupt)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("stopped because %s is full: what was not reached is not restored; free space and run again, what is done is not fetched twice: %w", quote(target), errPartialRestore)
 	}
-	return a.restoreSummary(totals, opt.DryRun, now().Sub(start).Seconds(), name)
+	return fmt.Errorf("%d paths were not restored fully: %w", problems.Count, errPartialRestore)
 }
 
 // spare keeps --delete away from what every snapshot leaves out: the repository,
