@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"math/bits"
 	"path"
 	"slices"
-	"syscall"
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/fs/snapfs"
@@ -19,7 +17,7 @@ import (
 // finder walks the trees of many snapshots as one: at each path it goes once
 // through each distinct directory, told by the ID of its pages, however many
 // snapshots have it. It holds the directories on its way and nothing of what it
-// found.
+// found; see inViews for what it finds in views.
 type finder struct {
 	a     *app
 	ctx   context.Context
@@ -49,6 +47,12 @@ func (s snapSet) with(t snapSet) snapSet {
 	return u
 }
 
+// first returns the first snapshot in a set that is not empty.
+func (s snapSet) first() int {
+	i := slices.IndexFunc(s, func(w uint64) bool { return w != 0 })
+	return i*64 + bits.TrailingZeros64(s[i])
+}
+
 func (s snapSet) count() int {
 	n := 0
 	for _, w := range s {
@@ -60,74 +64,67 @@ func (s snapSet) count() int {
 // held is an entry, and the snapshots that have it.
 type held struct {
 	e   *tree.Entry
-	n   tree.Node // in a view, which has no pages; otherwise nil
 	set snapSet
 }
 
 func (f *finder) run() error {
 	var roots []held
 	byPage := map[chunk.ID]int{}
+	var views [][]int
+	byView := map[string]int{}
 	for i, s := range f.snaps {
+		k, _, err := f.a.viewOf(s)
+		if err != nil {
+			f.bad.add(f.a, snapshotName(s), err)
+			continue
+		}
+		if k != nil {
+			same := s.Tree.ID.String() + string(s.System)
+			at, ok := byView[same]
+			if !ok {
+				at, views = len(views), append(views, nil)
+				byView[same] = at
+			}
+			views[at] = append(views[at], i)
+			continue
+		}
 		at, ok := byPage[s.Tree.ID]
-		if ok = ok && len(s.System) == 0; !ok {
-			at = len(roots)
-			h, err := f.root(s)
+		if !ok {
+			e, err := f.root(s)
+			if f.ctx.Err() != nil {
+				return f.ctx.Err()
+			}
 			if err != nil {
-				if f.ctx.Err() != nil {
-					return f.ctx.Err()
-				}
 				f.bad.add(f.a, snapshotName(s), err)
 			}
-			if h.n == nil {
-				byPage[s.Tree.ID] = at
-			}
-			h.set = newSnapSet(len(f.snaps))
-			roots = append(roots, h)
+			at = len(roots)
+			roots = append(roots, held{e, newSnapSet(len(f.snaps))})
+			byPage[s.Tree.ID] = at
 		}
 		roots[at].set.add(i)
 	}
 	roots = slices.DeleteFunc(roots, func(h held) bool { return h.e == nil })
-	return f.below("/", 0, roots)
+	if err := f.below("/", 0, roots); err != nil {
+		return err
+	}
+	return f.inViews(views)
 }
 
-func (f *finder) root(s *repo.Snapshot) (held, error) {
-	k, _, err := f.a.viewOf(s)
-	if err != nil {
-		return held{}, err
-	}
-	if k != nil {
-		n, err := f.a.root(f.ctx, f.pages, s)
-		if err != nil {
-			return held{}, err
-		}
-		return held{e: &tree.Entry{Attr: *n.Attr()}, n: n}, nil
-	}
+func (f *finder) root(s *repo.Snapshot) (*tree.Entry, error) {
 	for e, err := range f.entries(s.Tree.ID, -1) {
 		if err == nil && e.Kind != tree.Dir {
 			err = fmt.Errorf("page %s is no root of a tree: %w", s.Tree.ID, chunk.ErrCorrupt)
 		}
-		return held{e: e}, err
+		return e, err
 	}
-	return held{}, fmt.Errorf("the record names no tree: %w", chunk.ErrCorrupt)
+	return nil, fmt.Errorf("the record names no tree: %w", chunk.ErrCorrupt)
 }
 
 // list yields what a directory holds, as entries does.
 func (f *finder) list(dir held) iter.Seq2[held, error] {
 	return func(yield func(held, error) bool) {
-		if dir.n == nil {
-			for e, err := range f.entries(dir.e.Root, -1) {
-				if !yield(held{e: e, set: dir.set}, err) {
-					return
-				}
-			}
-			return
-		}
-		for n, err := range dir.n.Entries(f.ctx, 0) {
-			h := held{set: dir.set, n: n}
-			if err == nil {
-				h.e = &tree.Entry{Attr: *n.Attr()}
-			}
-			if !yield(h, err) {
+		for e, err := range f.entries(dir.e.Root, -1) {
+			if !yield(held{e, dir.set}, err) {
 				return
 			}
 		}
@@ -201,11 +198,7 @@ func distinct(at []held) []held {
 	var dirs []held
 	byRoot := map[chunk.ID]int{}
 	for _, h := range at {
-		if h.e.Kind != tree.Dir || h.e.Root.IsZero() && h.n == nil {
-			continue
-		}
-		if h.n != nil {
-			dirs = append(dirs, h)
+		if h.e.Kind != tree.Dir || h.e.Root.IsZero() {
 			continue
 		}
 		if i, ok := byRoot[h.e.Root]; ok {
@@ -280,7 +273,7 @@ func (f *finder) name(dir string, depth int, at []held) error {
 		}
 	}
 	for _, h := range at {
-		if h.e.Kind == tree.Dir && (!h.e.Root.IsZero() || h.n != nil) {
+		if h.e.Kind == tree.Dir && !h.e.Root.IsZero() {
 			return f.below(path.Join(dir, at[0].e.Name), depth+1, at)
 		}
 	}
@@ -299,21 +292,6 @@ type version struct {
 
 func versionOf(e *tree.Entry) version {
 	return version{e.Kind, e.Mtime, e.Size, e.Rdev, e.Target, contentID(e)}
-}
-
-// version is versionOf; of a view, which knows no chunks, what fits is read.
-func (f *finder) version(h held) (version, error) {
-	v := versionOf(h.e)
-	if h.n == nil || h.e.Kind != tree.File {
-		return v, nil
-	}
-	digest := chunk.NewDigest()
-	err := copyNode(f.ctx, h.n, digest.Write)
-	if errors.Is(err, syscall.ENODATA) {
-		return v, nil // as it was captured
-	}
-	digest.Sum(v.content[:0])
-	return v, err
 }
 
 // contentID is equal for files of equal contents, as far as they were cut
@@ -338,13 +316,7 @@ func (f *finder) match(dir string, at []held) error {
 		if !f.w.fits(dir, h.e) {
 			continue
 		}
-		v, err := f.version(h)
-		if f.ctx.Err() != nil {
-			return f.ctx.Err()
-		}
-		if err != nil {
-			f.bad.add(f.a, path.Join(dir, h.e.Name), err)
-		}
+		v := versionOf(h.e)
 		if i, ok := byVersion[v]; ok {
 			found[i].set = found[i].set.with(h.set)
 			continue
@@ -356,11 +328,15 @@ func (f *finder) match(dir string, at []held) error {
 		return nil
 	}
 	slices.SortStableFunc(found, func(a, b held) int { return a.e.Mtime.Compare(b.e.Mtime) })
+	return f.tell(path.Join(dir, found[0].e.Name), found)
+}
+
+// tell prints the versions of a path.
+func (f *finder) tell(p string, versions []held) error {
 	f.paths++
-	f.versions += len(found)
-	p := path.Join(dir, found[0].e.Name)
+	f.versions += len(versions)
 	f.a.printf("%s\n", quote(p))
-	for _, h := range found {
+	for _, h := range versions {
 		if err := f.print(p, h); err != nil {
 			return err
 		}
