@@ -244,7 +244,7 @@ func leftKeys(ctx context.Context, b backend.Backend) (stale []string, err error
 // or finds a repository that opens.
 func putFirst(ctx context.Context, b backend.Backend, key string, keyData, config []byte, stale []string) error {
 	after := context.WithoutCancel(ctx)
-	err, sure := b.Put(ctx, key, keyData), true
+	err, sure := putKey(ctx, b, key, keyData), true
 	if err == nil {
 		err = b.Put(ctx, "config/1", config)
 		sure = definite(err)
@@ -266,4 +266,23 @@ func putFirst(ctx context.Context, b backend.Backend, key string, keyData, confi
 		}
 	}
 	return nil
+}
+
+// putKey puts the first key. Elsewhere no key is put again after an unclear answer, for
+// fear that it was removed meanwhile; nobody else knows of this one yet. One that was
+// taken back, and comes late, would lie beside that of the next Init for good.
+func putKey(ctx context.Context, b backend.Backend, name string, p []byte) error {
+	err := b.Put(ctx, name, p)
+	for n := 0; n < 4 && err != nil && !definite(err) && backend.Transient(err); n++ {
+		if serr := sleep(ctx, 200*time.Millisecond<<n); serr != nil {
+			return errors.Join(serr, err)
+		}
+		if err = b.Put(ctx, name, p); errors.Is(err, fs.ErrExist) {
+			got, gerr := b.Get(ctx, name, 0, -1)
+			if gerr == nil && bytes.Equal(got, p) {
+				return nil
+			}
+		}
+	}
+	return err
 }

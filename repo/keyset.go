@@ -138,7 +138,7 @@ func (s *keyState) granted(g *keyGrant) {
 func (r *Repo) ownersKey(f *keyFile) error {
 	name := keyName(f.ID)
 	if f.object.Writer != r.k.Owner() {
-		return fmt.Errorf("%s is not signed by the owner: %w", name, chunk.ErrCorrupt)
+		return fmt.Errorf("%s is not signed by the owner: an interrupted init has left it, or somebody put it there; `cutbank key remove %s` removes it: %w", name, f.ID, chunk.ErrCorrupt)
 	}
 	return r.k.Open(name, f.object)
 }

@@ -315,3 +315,36 @@ func TestSettled(t *testing.T) {
 		}
 	}
 }
+
+// TestInitKeyUnclear: a first key of which nobody knows whether it came is put again,
+// and is the only one.
+func TestInitKeyUnclear(t *testing.T) {
+	for _, done := range []bool{false, true} {
+		n := newNetwork()
+		lost := 0
+		n.answer = func(name string, p []byte) error {
+			if lost == 2 || !strings.HasPrefix(name, "keys/") {
+				return nil
+			}
+			if lost++; done {
+				n.arrive(t, name, p)
+			}
+			return errLost
+		}
+		var b backend.Backend = n
+		if done {
+			b = again(n)
+		}
+		testInit(t, b)
+		keys := 0
+		for info, err := range n.List(t.Context(), "keys/") {
+			if err != nil {
+				t.Fatal(err, info)
+			}
+			keys++
+		}
+		if lost == 0 || keys != 1 {
+			t.Errorf("done %v: %d answers lost, %d keys", done, lost, keys)
+		}
+	}
+}
