@@ -47,8 +47,8 @@ type app struct {
 	givenPassword string // handed down by a parent process
 	misled        error  // that help was asked for by mistake
 
-	transport *http.Transport // of all places in the network; nil: none was opened yet
-	open      *repo.Repo
+	transports map[string]*http.Transport // of places in the network that were opened, by the file of certificates
+	open       *repo.Repo
 }
 
 func (a *app) close() error {

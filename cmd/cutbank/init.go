@@ -42,11 +42,11 @@ URL's prefix:
 
 S3's credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from
 AWS_PROFILE and the shared files of AWS, or from the machine's role; the region from
-AWS_REGION or the profile. Azure's are the first of AZURE_STORAGE_KEY (with
-AZURE_STORAGE_ACCOUNT), AZURE_STORAGE_SAS_TOKEN, AZURE_STORAGE_CONNECTION_STRING,
-AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH (with AZURE_CLIENT_ID and
-AZURE_TENANT_ID), a Kubernetes workload's identity, and the machine's. A URL holds
-none of them.
+AWS_REGION or the profile; certificates to trust from AWS_CA_BUNDLE. Azure's are the
+first of AZURE_STORAGE_KEY (with AZURE_STORAGE_ACCOUNT), AZURE_STORAGE_SAS_TOKEN,
+AZURE_STORAGE_CONNECTION_STRING, AZURE_CLIENT_SECRET or
+AZURE_CLIENT_CERTIFICATE_PATH (with AZURE_CLIENT_ID and AZURE_TENANT_ID), a
+Kubernetes workload's identity, and the machine's. A URL holds none of them.
 
 init tries out whether of several clients that create one object only one is told
 that it did. Stores that ignore this (If-None-Match), and file systems that can

@@ -129,7 +129,7 @@ NAME/LABEL; SNAPSHOT:PATH names something inside.
 	f.Var(&a.cacheLimit, "cache-limit", "bytes that the copy of the index takes on this machine at most")
 	a.diskCache = defaultDiskCache
 	f.Var(&a.diskCache, "disk-cache", "bytes of a repository in the network kept on this machine, sealed as they are there; 0 for none")
-	f.StringVar(&a.caCert, "ca-cert", "", "file with certificates, PEM, to trust beside the system's")
+	f.StringVar(&a.caCert, "ca-cert", "", "file with certificates, PEM, to trust beside the system's (for S3 also AWS_CA_BUNDLE)")
 	f.Var(&a.limitUpload, "limit-upload", "bytes a second to send to places in the network at most")
 	f.Var(&a.limitDownload, "limit-download", "bytes a second to read from places in the network at most")
 	f.BoolVar(&a.oldest, "oldest-versions", false, "read what was first stored, whatever was overwritten or removed since, from a bucket that keeps versions; see \"cutbank repair versions\"")

@@ -25,12 +25,13 @@ import (
 // What has no scheme is a folder.
 var remotes = []struct {
 	schemes []string
+	trust   string // the variable that stands for --ca-cert, as in the vendor's own tools
 	open    func(url string, t *http.Transport, rate int64) (backend.Backend, error)
 }{
-	{s3.Schemes, func(url string, t *http.Transport, rate int64) (backend.Backend, error) {
+	{s3.Schemes, "AWS_CA_BUNDLE", func(url string, t *http.Transport, rate int64) (backend.Backend, error) {
 		return s3.Open(url, s3.Options{Transport: t, Rate: rate})
 	}},
-	{azure.Schemes, func(url string, t *http.Transport, rate int64) (backend.Backend, error) {
+	{azure.Schemes, "", func(url string, t *http.Transport, rate int64) (backend.Backend, error) {
 		return azure.Open(url, azure.Options{Transport: t, Rate: rate})
 	}},
 }
@@ -110,14 +111,11 @@ func (a *app) remoteAt(url string) (backend.Backend, error) {
 		if !slices.Contains(k.schemes, scheme) {
 			continue
 		}
-		if a.transport == nil {
-			t, err := web.Transport(web.Options{CACert: a.caCert, Upload: int64(a.limitUpload), Download: int64(a.limitDownload), Ending: a.ending})
-			if err != nil {
-				return nil, usagef("%v", err)
-			}
-			a.transport = t
+		t, err := a.transport(k.trust)
+		if err != nil {
+			return nil, err
 		}
-		b, err := k.open(url, a.transport, a.slowest())
+		b, err := k.open(url, t, a.slowest())
 		if errors.Is(err, fs.ErrInvalid) {
 			return nil, usagef("%v", err)
 		}
@@ -127,6 +125,27 @@ func (a *app) remoteAt(url string) (backend.Backend, error) {
 		return backend.Retry(b, a.backoff(), backend.PutAgain), nil
 	}
 	return nil, usagef("%s:// is no kind of place that is known: want a folder, or a URL that begins with %s://; a folder of that name is ./%s://...", scheme, strings.Join(schemes(), "://, "), scheme)
+}
+
+// transport returns what places in the network are reached with that trust the same
+// certificates; limits are over all of these.
+func (a *app) transport(variable string) (*http.Transport, error) {
+	file, from := a.caCert, "--ca-cert"
+	if file == "" && variable != "" {
+		file, from = os.Getenv(variable), variable
+	}
+	if t := a.transports[file]; t != nil {
+		return t, nil
+	}
+	t, err := web.Transport(web.Options{CACert: file, Upload: int64(a.limitUpload), Download: int64(a.limitDownload), Ending: a.ending})
+	if err != nil {
+		return nil, usagef("%s: %v", from, err)
+	}
+	if a.transports == nil {
+		a.transports = map[string]*http.Transport{}
+	}
+	a.transports[file] = t
+	return t, nil
 }
 
 // slowest is how many bytes a second a request moves at least: its share of the

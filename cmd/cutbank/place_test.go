@@ -37,23 +37,28 @@ func TestPlaceMistakes(t *testing.T) {
 	}
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "nosuch")
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	t.Setenv("AZURE_STORAGE_KEY", "a2V5")
 	const bucket = "s3+http://127.0.0.1:1/bucket"
 	for _, tt := range []struct {
-		place, ca, profile string
-		want               int
+		place, ca, profile, bundle string
+		want                       int
 	}{
-		{"", "", "", 2},
-		{"s3://id:secret@bucket", "", "", 2},
-		{"s3:bucket/prefix", "", "", 2},
-		{"b2:bucket", "", "", 2},
-		{"me@host:/backup", "", "", 2},
-		{"./host:/backup", "", "", 4},
-		{"dir/host:", "", "", 4},
-		{bucket, "nosuch.pem", "", 2},
-		{bucket, "", "", 1},
-		{bucket, "", "nosuch", 1},
+		{"", "", "", "", 2},
+		{"s3://id:secret@bucket", "", "", "", 2},
+		{"s3:bucket/prefix", "", "", "", 2},
+		{"b2:bucket", "", "", "", 2},
+		{"me@host:/backup", "", "", "", 2},
+		{"./host:/backup", "", "", "", 4},
+		{"dir/host:", "", "", "", 4},
+		{bucket, "nosuch.pem", "", "", 2},
+		{bucket, "", "", "", 1},
+		{bucket, "", "nosuch", "", 1},
+		{bucket, "", "", "nosuch.pem", 2},
+		{bucket, "place_test.go", "", "nosuch.pem", 2},
+		{"azure+http://127.0.0.1:1/account/container", "", "", "nosuch.pem", 0}, // which is AWS's
 	} {
 		t.Setenv("AWS_PROFILE", tt.profile)
+		t.Setenv("AWS_CA_BUNDLE", tt.bundle)
 		if _, err := (&app{caCert: tt.ca}).backendAt(tt.place); exitCode(err) != tt.want {
 			t.Errorf("%+v: exit code %d: %v", tt, exitCode(err), err)
 		}

@@ -78,14 +78,14 @@ func trusted(file string) (*x509.CertPool, error) {
 	}
 	p, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("--ca-cert: %w", err)
+		return nil, err
 	}
 	roots, err := x509.SystemCertPool()
 	if err != nil {
 		roots = x509.NewCertPool()
 	}
 	if !roots.AppendCertsFromPEM(p) {
-		return nil, fmt.Errorf("--ca-cert %s: no certificate in it: want PEM, lines from BEGIN CERTIFICATE to END CERTIFICATE", file)
+		return nil, fmt.Errorf("%s: no certificate in it: want PEM, lines from BEGIN CERTIFICATE to END CERTIFICATE", file)
 	}
 	return roots, nil
 }
