@@ -60,6 +60,7 @@ type testIndex struct {
 	published [][]*pack.Trailer
 	syncs     int
 	onSync    func() bool
+	syncErr   error
 	event     func(what string, packs ...*pack.Trailer) error // add, publish
 }
 
@@ -94,9 +95,9 @@ func (x *testIndex) Add(t *pack.Trailer) error {
 func (x *testIndex) Sync(context.Context) (bool, error) {
 	x.mu.Lock()
 	x.syncs++
-	do := x.onSync
+	do, err := x.onSync, x.syncErr
 	x.mu.Unlock()
-	return do != nil && do(), nil
+	return do != nil && do(), err
 }
 
 func (x *testIndex) Publish(_ context.Context, packs []*pack.Trailer) error {

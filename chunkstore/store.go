@@ -123,13 +123,19 @@ func (s *Store) get(ctx context.Context, id chunk.ID, h *chunk.Hasher) ([]byte, 
 	if err == nil || ctx.Err() != nil {
 		return p, err
 	}
-	// Packs move while prune runs: look again with what has been published
-	// since, by whoever read it first. A segment that cannot be read is no
-	// reason not to.
-	if changed, _ := s.ix.Sync(ctx); changed {
-		s.waited.Store(false)
+	// Packs move while prune runs: look again with what has been published since, by
+	// whoever read it first, and once more where the next prune has been faster.
+	for again := maxMoves; err != nil && again > 0; again-- {
+		changed, serr := s.ix.Sync(ctx)
+		if changed {
+			s.waited.Store(false)
+		} else {
+			again = 0
+		}
+		if p, err = s.tryAll(ctx, id, h); errors.Is(err, chunk.ErrMissing) && unread(serr) {
+			return nil, fmt.Errorf("chunk %s is in no pack that is known, and what was published since cannot be read: %w", id, serr)
+		}
 	}
-	p, err = s.tryAll(ctx, id, h)
 	if s.opt.Lag == 0 || !errors.Is(err, chunk.ErrMissing) || s.waited.Load() {
 		return p, err
 	}
@@ -142,6 +148,16 @@ func (s *Store) get(ctx context.Context, id chunk.ID, h *chunk.Hasher) ([]byte, 
 		s.waited.Store(true) // where much is missing, once is enough
 	}
 	return p, err
+}
+
+// maxMoves is how often a chunk may have been moved between looking where it is and
+// reading it.
+const maxMoves = 8
+
+// unread reports whether a Sync that failed so may succeed at another time: what is
+// damaged stays so, and is no reason to doubt the rest.
+func unread(err error) bool {
+	return err != nil && !errors.Is(err, chunk.ErrCorrupt) && !errors.Is(err, seal.ErrNoKey)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

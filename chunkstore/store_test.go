@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -129,6 +130,38 @@ func TestSync(t *testing.T) {
 	}
 }
 
+// TestSyncMoves: what was moved once more before it was read is looked for again, and
+// where the index cannot be asked nobody says that it is missing.
+func TestSyncMoves(t *testing.T) {
+	b, full, p, _, _ := twoCopies(t)
+	ix := newIndex()
+	s := chunkstore.New(b, testKeys(t), ix, chunkstore.Options{})
+	id := s.Keys().Data.Sum(p)
+	ix.syncErr = syscall.ECONNRESET
+	if _, err := s.Data(t.Context(), id); !errors.Is(err, syscall.ECONNRESET) || errors.Is(err, chunk.ErrMissing) {
+		t.Errorf("the index cannot be asked: %v", err)
+	}
+	ix.syncErr = fmt.Errorf("a segment: %w", chunk.ErrCorrupt)
+	_, err := s.Data(t.Context(), id)
+	wantErr(t, "a segment is damaged", err, chunk.ErrMissing)
+	ix.syncErr, ix.syncs = nil, 0
+	ix.onSync = func() bool {
+		if ix.syncs < 3 { // gone from there already
+			return true
+		}
+		for _, tr := range full.all() {
+			if err := ix.Add(tr); err != nil {
+				t.Error(err)
+			}
+		}
+		return true
+	}
+	wantChunks(t, s, p)
+	if ix.syncs != 3 {
+		t.Errorf("%d syncs, want 3", ix.syncs)
+	}
+}
+
 // TestSyncLag: where listings lag, what is nowhere is looked for again when they
 // have caught up; where that was in vain, not for each chunk.
 func TestSyncLag(t *testing.T) {
@@ -149,7 +182,7 @@ func TestSyncLag(t *testing.T) {
 		case 102: // something else is new
 			begun = time.Now()
 			return true
-		case 103:
+		case 104: // the one in between found nothing
 			for _, tr := range full.all() {
 				if err := ix.Add(tr); err != nil {
 					t.Error(err)
@@ -160,8 +193,8 @@ func TestSyncLag(t *testing.T) {
 		return false
 	}
 	wantChunks(t, s, p)
-	if ix.syncs != 103 || time.Since(begun) < lag {
-		t.Errorf("%d syncs, the last %s after the one before it, want 103 and %s", ix.syncs, time.Since(begun), lag)
+	if ix.syncs != 104 || time.Since(begun) < lag {
+		t.Errorf("%d syncs, the last %s after the one that found something, want 104 and %s", ix.syncs, time.Since(begun), lag)
 	}
 }
 
