@@ -9,8 +9,9 @@ import (
 
 // What the walker holds back at most so that Prefetch can be told of it.
 const (
-	aheadJobs = 1024
-	aheadDirs = 128 // each holds a descriptor
+	aheadJobs   = 1024
+	aheadDirs   = 128      // that only jobs hold; each has a descriptor
+	aheadChunks = maxQueue // however small they are
 )
 
 // lookahead is the names that the walker has come to and that no worker has
@@ -18,7 +19,6 @@ const (
 // will be.
 type lookahead struct {
 	told, next []*job
-	dirs       int // changes of directory in next
 	bytes      int64
 	ids        []chunk.ID
 }
@@ -31,26 +31,24 @@ func (r *run) send(ctx context.Context, j *job) {
 		return
 	}
 	l := &r.ahead
-	if len(l.next) == 0 || l.next[len(l.next)-1].d != j.d {
-		l.dirs++
-	}
 	l.next = append(l.next, j)
 	l.look(ctx, j, r.window())
-	if l.bytes >= r.window() || len(l.next) >= aheadJobs || l.dirs >= aheadDirs {
+	dirs := r.dirs.Load() - int32(j.d.depth) - 1 // the walker itself has the others open
+	if l.bytes >= r.window() || len(l.ids) >= aheadChunks || len(l.next) >= aheadJobs || dirs >= aheadDirs {
 		r.turn(ctx)
 	}
 }
 
 // look notes what a file that is not there yet needs, up to its first window:
 // whoever restores it asks for what comes behind, and for what differs in a file
-// that is there.
+// that is there. Further names of a file become links, and need nothing.
 func (l *lookahead) look(ctx context.Context, j *job, window int64) {
 	n, ok := j.node.(tree.Extenter)
-	if !ok || j.exists || j.adopt || j.node.Attr().Kind != tree.File {
+	if !ok || j.exists || j.adopt || j.node.Attr().Kind != tree.File || j.group != nil && j.group.seen > 1 {
 		return
 	}
 	for e, err := range n.Extents(ctx, 0) {
-		if err != nil || e.Off >= window {
+		if err != nil || e.Off >= window || len(l.ids) >= aheadChunks {
 			return // reading it tells
 		}
 		if e.Kind == tree.Data && !e.ID.IsZero() {
@@ -72,7 +70,7 @@ func (r *run) turn(ctx context.Context) {
 	}
 	clear(l.told)
 	l.told, l.next = l.next, l.told[:0]
-	l.ids, l.bytes, l.dirs = l.ids[:0], 0, 0
+	l.ids, l.bytes = l.ids[:0], 0
 }
 
 // flush lets the workers have all that is held back.

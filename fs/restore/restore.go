@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/repo/tree"
@@ -162,6 +163,7 @@ type run struct {
 	super  bool // may set owners
 	stop   context.CancelCauseFunc
 	jobs   chan *job
+	dirs   atomic.Int32 // directories that are open
 
 	mu       sync.Mutex // guards what follows, and the Observer
 	totals   Totals

@@ -69,8 +69,15 @@ func (r *run) release(d *dir) {
 		r.finish(d)
 		if d.fd >= 0 {
 			unix.Close(d.fd)
+			r.dirs.Add(-1)
 		}
 	}
+}
+
+// hasFD gives d its descriptor, until it is released.
+func (r *run) hasFD(d *dir, fd int) {
+	d.fd = fd
+	r.dirs.Add(1)
 }
 
 // item restores one item.
@@ -117,10 +124,11 @@ func (r *run) item(ctx context.Context, it Item) {
 
 // openRoot makes d the target itself.
 func (r *run) openRoot(d *dir) error {
-	var err error
-	if d.fd, err = dup(r.root); err != nil {
+	fd, err := dup(r.root)
+	if err != nil {
 		return err
 	}
+	r.hasFD(d, fd)
 	if d.before, err = handle(d.fd).stat(); err != nil {
 		return err
 	}
@@ -193,10 +201,11 @@ func (r *run) open(d *dir) error {
 		return nil
 	}
 	d.before = st
-	if d.fd, err = r.openSub(d, st); err != nil {
-		d.fd = -1
+	fd, err := r.openSub(d, st)
+	if err != nil {
 		return err
 	}
+	r.hasFD(d, fd)
 	return r.opened(d)
 }
 
@@ -254,10 +263,14 @@ func (r *run) ensure(d *dir) error {
 		return err
 	}
 	fd, err := openat(p.fd, d.name, dirFlags, 0)
-	if err != nil {
+	if err == unix.ENOTDIR || err == unix.ELOOP {
 		return fmt.Errorf("another process put something in the place of the directory: %w", err)
 	}
-	d.fd, d.made = fd, true
+	if err != nil {
+		return err
+	}
+	r.hasFD(d, fd)
+	d.made = true
 	return r.opened(d)
 }
 
