@@ -268,34 +268,3 @@ func TestCutShort(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 }
-
-// A server that repeats pages of a listing for ever is not followed.
-func TestRepeats(t *testing.T) {
-	for name, pages := range map[string][]string{"the first": {"ab"}, "all": {"ab", "cd", "ef"}, "the last": {"ab", "cd", "ef", "ef"}, "one key": {"a", "b", "c", "c"}} {
-		asked := 0
-		s := &backendtest.S3{Fault: func(w http.ResponseWriter, r *http.Request) bool {
-			if !r.URL.Query().Has("list-type") {
-				return false
-			}
-			page := pages[asked%len(pages)]
-			if asked >= len(pages) && name != "all" {
-				page = pages[len(pages)-1]
-			}
-			asked++
-			fmt.Fprint(w, "<ListBucketResult>")
-			for _, k := range page {
-				fmt.Fprintf(w, "<Contents><Key>some/prefix/packs/%c</Key><Size>1</Size><LastModified>2026-03-01T12:00:00Z</LastModified></Contents>", k)
-			}
-			fmt.Fprint(w, "<IsTruncated>true</IsTruncated><NextContinuationToken>same</NextContinuationToken></ListBucketResult>")
-			return true
-		}}
-		var err error
-		n := 0
-		for _, err = range fake(t, s).List(t.Context(), "packs/") {
-			n++
-		}
-		if !errors.Is(err, errors.ErrUnsupported) || n > 30 {
-			t.Errorf("%s: %d names, %v", name, n, err)
-		}
-	}
-}

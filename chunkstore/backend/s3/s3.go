@@ -37,6 +37,7 @@ type Bucket struct {
 	c         minio.Core
 	transport http.RoundTripper
 	rate      int64
+	quiet     int64
 	busy      *web.Busy
 }
 
@@ -71,18 +72,24 @@ func Open(url string, opt Options) (*Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", l.url, err, fs.ErrInvalid)
 	}
-	return &Bucket{l, *c, opt.Transport, opt.Rate, busy}, nil
+	return &Bucket{l, *c, opt.Transport, opt.Rate, quiet, busy}, nil
 }
 
 // most is how long an answer may be that is held in memory as a whole: all but
 // objects, of which always a range is asked for.
 const most = 64 << 20
 
-// bounded lets no server fill the memory with what it tells of objects.
+// bounded lets no server fill the memory with what it tells of objects, nor list
+// for ever.
 type bounded struct{ http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
 func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
+	if l, ok := req.Context().Value(listingKey{}).(*listing); ok {
+		if err := l.page(); err != nil {
+			return nil, err
+		}
+	}
 	resp, err := b.RoundTripper.RoundTrip(req)
 	if err == nil && (req.Header.Get("Range") == "" || resp.StatusCode >= 300) {
 		resp.Body = http.MaxBytesReader(nil, resp.Body, most)
@@ -228,18 +235,15 @@ func (b *Bucket) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[
 		if after != "" {
 			opt.StartAfter = b.key(after)
 		}
-		seen, n, next := "", 0, 1 // one of the keys so far: the n-th, for n a power of two
-		for o := range b.c.ListObjectsIter(ctx, b.bucket, opt) {
+		req, l := b.listing(ctx)
+		for o := range b.c.ListObjectsIter(req, b.bucket, opt) {
 			if o.Err != nil {
 				yield(backend.Info{}, b.failed(ctx, "list", prefix, o.Err))
 				return
 			}
-			if o.Key == seen {
-				yield(backend.Info{}, fmt.Errorf("list %s of %s: the server lists %q again, and may never come to an end: %w", prefix, b, o.Key, errors.ErrUnsupported))
+			if err := l.entry(o.Key); err != nil {
+				yield(backend.Info{}, fmt.Errorf("list %s/%s: %w", b, prefix, err))
 				return
-			}
-			if n++; n == next {
-				seen, next = o.Key, 2*next
 			}
 			name := strings.TrimPrefix(o.Key, b.key(""))
 			if !backend.ValidName(name) || !strings.HasPrefix(name, prefix) {

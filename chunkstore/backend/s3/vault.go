@@ -213,27 +213,32 @@ func (b *Bucket) ListVersions(ctx context.Context, prefix, after string) iter.Se
 			opt.StartAfter = b.key(after)
 		}
 		var last [2]struct{ name, id string } // of versions, and of marks: some stores begin a page with what ended the one before
-		for o := range b.c.ListObjectsIter(ctx, b.bucket, opt) {
+		req, l := b.listing(ctx)
+		for o := range b.c.ListObjectsIter(req, b.bucket, opt) {
 			if o.Err != nil {
 				yield(backend.Version{}, b.failed(ctx, "list the versions of", prefix, o.Err))
 				return
 			}
 			name := strings.TrimPrefix(o.Key, b.key(""))
-			if !backend.ValidName(name) || !strings.HasPrefix(name, prefix) || name <= after {
-				continue
-			}
 			v := backend.Version{Info: backend.Info{Name: name, Size: o.Size, ModTime: o.LastModified}, ID: o.VersionID, Latest: o.IsLatest, Deleted: o.IsDeleteMarker}
 			if v.ID == "" {
 				v.ID = "null"
 			}
-			l := &last[0]
+			was, what := &last[0], v.Name+" "+v.ID
 			if v.Deleted {
-				l = &last[1]
+				was, what = &last[1], what+", a removal"
 			}
-			if l.name == v.Name && l.id == v.ID {
+			if was.name == v.Name && was.id == v.ID {
 				continue
 			}
-			l.name, l.id = v.Name, v.ID
+			was.name, was.id = v.Name, v.ID
+			if err := l.entry(what); err != nil {
+				yield(backend.Version{}, fmt.Errorf("list the versions of %s/%s: %w", b, prefix, err))
+				return
+			}
+			if !backend.ValidName(name) || !strings.HasPrefix(name, prefix) || name <= after {
+				continue
+			}
 			if !yield(v, nil) {
 				return
 			}
