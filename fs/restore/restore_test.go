@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -124,6 +125,35 @@ func TestPolicies(t *testing.T) {
 		got := list(t, dir)
 		if got["f"] != c.want || got["missing"] != "m" {
 			t.Errorf("policy %d, %q at %v: got %q", c.p, c.old, c.at.Sub(same), got)
+		}
+	}
+}
+
+// TestComesMeanwhile: what somebody puts into the target while the restore runs is
+// kept by the policies that keep what exists.
+func TestComesMeanwhile(t *testing.T) {
+	for policy, want := range map[Policy]string{Never: "precious", IfNewer: "precious", IfChanged: "restored", Always: "restored"} {
+		for _, kind := range []string{"file", "symlink", "hard link"} {
+			dir := t.TempDir()
+			place := func(int64) error { return os.WriteFile(filepath.Join(dir, "z"), []byte("precious"), 0o600) }
+			first, n := memFile("f", []byte("restored")), memLink("z", "f")
+			first.onRead = place
+			switch kind {
+			case "file":
+				n = memFile("z", []byte("restored"))
+				n.onRead = place
+			case "hard link":
+				n = memFile("z", []byte("restored"))
+				first.attr.Nlink, n.attr.Nlink = 2, 2
+			}
+			_, err := Run(t.Context(), []Item{{Node: memDir("", first, n)}}, dir, Options{Overwrite: policy, Workers: 1})
+			if errors.Is(err, fs.ErrExist) != (want == "precious") {
+				t.Errorf("policy %d, %s: %v", policy, kind, err)
+			}
+			got := list(t, dir)
+			if z, _ := os.ReadFile(filepath.Join(dir, "z")); string(z) != want || len(got) != 2 {
+				t.Errorf("policy %d, %s: got %q, %d entries", policy, kind, z, len(got))
+			}
 		}
 	}
 }

@@ -292,14 +292,30 @@ func mknod(fd int, name string, mode uint32, rdev uint64) error {
 	return err
 }
 
-// rename gives tmp its name. A directory in the way has passed checkWay.
+// rename gives tmp its name. A directory in the way has passed checkWay. Where
+// nothing was, a policy that keeps what exists keeps what has come since.
 func (r *run) rename(j *job, tmp string, old *stat) error {
 	if old != nil && old.kind == tree.Dir {
 		if err := r.clearWay(j); err != nil {
 			return err
 		}
 	}
-	return unix.Renameat(j.d.fd, tmp, j.d.fd, j.name)
+	if old != nil || r.opt.Overwrite != Never && r.opt.Overwrite != IfNewer {
+		return unix.Renameat(j.d.fd, tmp, j.d.fd, j.name)
+	}
+	err := unix.Renameat2(j.d.fd, tmp, j.d.fd, j.name, unix.RENAME_NOREPLACE)
+	if err == unix.EINVAL || err == unix.ENOSYS { // a file system that cannot
+		if _, err = lstatat(j.d.fd, j.name); errors.Is(err, fs.ErrNotExist) {
+			return unix.Renameat(j.d.fd, tmp, j.d.fd, j.name)
+		}
+		if err == nil {
+			err = unix.EEXIST
+		}
+	}
+	if err == unix.EEXIST {
+		return fmt.Errorf("somebody else made it meanwhile, and the overwrite policy keeps it: run the restore again: %w", err)
+	}
+	return err
 }
 
 func randomTemp() string {
