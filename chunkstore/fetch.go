@@ -317,14 +317,17 @@ func (f *fetcher) distrust(at place) {
 }
 
 // makeRoom drops what was not touched for the longest time until n more bytes
-// may be fetched, and returns how many may. What is only hoped for does not push
-// out what nobody has come for yet. The caller has mu.
+// may be fetched, and returns how many may: first what nobody is known to want any
+// more. What is only hoped for pushes out nothing else. The caller has mu.
 func (f *fetcher) makeRoom(n int64, hope bool) int64 {
 	for f.bytes+n > f.limit {
 		var oldest *piece
 		for _, nb := range f.packs {
 			for _, pc := range nb.pieces {
-				if pc.p != nil && (!hope || pc.spent()) && (oldest == nil || pc.used < oldest.used) {
+				if pc.p == nil || hope && !pc.spent() {
+					continue
+				}
+				if oldest == nil || pc.spent() && !oldest.spent() || pc.spent() == oldest.spent() && pc.used < oldest.used {
 					oldest = pc
 				}
 			}

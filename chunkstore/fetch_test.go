@@ -147,6 +147,41 @@ func TestFarPages(t *testing.T) {
 	wantGets(t, "all pages", b, 5, 9<<20)
 }
 
+// Many readers, who are told to ask for what there is room for, fetch nothing twice:
+// what is still wanted stays longer than what was.
+func TestFarManyReaders(t *testing.T) {
+	const readers, each, window = 16, 4 << 20 / farChunk, 1 << 20 / farChunk
+	st := newFarStage(t, pack.Data, readers*each)
+	b := far{across{backendtest.NewRecorder(st.mem)}}
+	s := chunkstore.New(b, testKeys(t), st.ix, chunkstore.Options{AheadBytes: 3 * readers * window * farChunk, CacheBytes: 1 << 20})
+	t.Cleanup(s.Close)
+	var wg sync.WaitGroup
+	for r := range readers {
+		wg.Go(func() {
+			ids, told := st.ids[r*each:(r+1)*each], 0
+			for i := range ids {
+				if to := min(each, i/8*8+2*window); told < to {
+					s.Prefetch(ids[told:to])
+					told = to
+				}
+				st.read(s, r*each+i)
+			}
+		})
+	}
+	wg.Wait()
+	if got, _ := b.Bytes(); got > readers*each*farChunk*11/10 {
+		t.Errorf("%d bytes were fetched of %d", got, readers*each*farChunk)
+	}
+}
+
+// far is a backend of which each request takes a while.
+type far struct{ across }
+
+func (f far) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	time.Sleep(10 * time.Millisecond)
+	return f.across.Get(ctx, name, off, n)
+}
+
 // What is held stays within the limit, whoever reads how.
 func TestFarBounds(t *testing.T) {
 	st := newFarStage(t, pack.Data, 800)

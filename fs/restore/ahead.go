@@ -89,7 +89,11 @@ func (r *run) give(ctx context.Context, j *job) {
 }
 
 // window is how far ahead of reading Prefetch is told: for each worker's file
-// twice, and for the walker twice.
+// twice, and for the walker twice. All share Ahead, for of what is asked for too
+// early some is forgotten, and fetched again.
 func (r *run) window() int64 {
-	return max(window, r.opt.Ahead/int64(r.opt.Workers+1))
+	if r.opt.Ahead <= 0 {
+		return window
+	}
+	return max(blockSize, r.opt.Ahead/int64(r.opt.Workers+1))
 }

@@ -180,3 +180,38 @@ func TestAheadSmallChunks(t *testing.T) {
 		t.Errorf("%d chunks were announced at once, want at most %d", h.most, maxQueue)
 	}
 }
+
+// TestAheadIsShared: however many workers there are, no more is asked for ahead of
+// reading than all of them together are told to.
+func TestAheadIsShared(t *testing.T) {
+	const ahead = 4 << 20
+	var mu sync.Mutex
+	left, size, most := map[chunk.ID]int64{}, int64(0), int64(0)
+	var kids []*mem
+	for i := range 5 {
+		f := memFile(fmt.Sprint(i), random(uint64(i), 8<<20))
+		f.onRead = func(off int64) error {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, e := range f.exts[off/memChunk : min((off+blockSize)/memChunk, int64(len(f.exts)))] {
+				size -= left[e.ID]
+				left[e.ID] = 0
+			}
+			return nil
+		}
+		kids = append(kids, f)
+	}
+	restoreTo(t, memDir("", kids...), t.TempDir(), Options{Ahead: ahead, Workers: 3, Prefetch: func(_ context.Context, ids []chunk.ID) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, id := range ids {
+			if _, again := left[id]; !again {
+				left[id], size = memChunk, size+memChunk
+			}
+		}
+		most = max(most, size)
+	}})
+	if limit := int64(2*ahead + 4*blockSize); most > limit {
+		t.Errorf("%d bytes were asked for ahead of reading, want at most %d", most, limit)
+	}
+}

@@ -14,7 +14,7 @@ import (
 const (
 	blockSize = 1 << 20  // contents are read, compared and written this much at a time,
 	maxBlock  = 16 << 20 // or a whole chunk, up to this: it cannot be compared in parts
-	window    = 4 << 20  // how far ahead of reading Prefetch is told at least
+	window    = 4 << 20  // how far ahead of reading Prefetch is told, without Ahead
 	pageSize  = 4096     // the smallest run of zeros worth a hole
 
 	windowSteps = 8    // in how many parts a file's two windows move on
