@@ -278,3 +278,64 @@ func TestRetryAfter(t *testing.T) {
 		t.Errorf("%v after %s, want success after %s", err, time.Since(begun), 2*wait)
 	}
 }
+
+// unsorted is a vault that lists in an order of its own, and fails in between.
+type unsorted struct {
+	backend.Vault
+	names []string
+	fail  error
+}
+
+func (u *unsorted) List(ctx context.Context, prefix string) iter.Seq2[backend.Info, error] {
+	return u.ListAfter(ctx, prefix, "")
+}
+
+func (u *unsorted) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[backend.Info, error] {
+	return func(yield func(backend.Info, error) bool) {
+		for v, err := range u.ListVersions(ctx, prefix, after) {
+			if !yield(v.Info, err) {
+				return
+			}
+		}
+	}
+}
+
+func (u *unsorted) ListVersions(_ context.Context, _, after string) iter.Seq2[backend.Version, error] {
+	return func(yield func(backend.Version, error) bool) {
+		for i, name := range u.names {
+			if i == len(u.names)-1 && u.fail != nil {
+				fail := u.fail
+				u.fail = nil
+				yield(backend.Version{}, fail)
+				return
+			}
+			if name > after && !yield(backend.Version{Info: backend.Info{Name: name}, ID: "1"}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// A listing whose names are in no order is not taken up behind one: it would miss
+// others.
+func TestRetryUnsorted(t *testing.T) {
+	broke := errors.New("the line broke")
+	for _, names := range [][]string{{"z", "b", "a"}, {"c", "b", "a"}, {"a", "b", "c"}} {
+		for _, versions := range []bool{false, true} {
+			u := backend.Retry(&unsorted{names: names, fail: broke}, quick, nil)
+			seen, err := map[string]bool{}, error(nil)
+			if versions {
+				for v, e := range u.(backend.Vault).ListVersions(t.Context(), "", "") {
+					seen[v.Name], err = true, e
+				}
+			} else {
+				for info, e := range u.List(t.Context(), "") {
+					seen[info.Name], err = true, e
+				}
+			}
+			if err == nil && len(seen) != 3 || names[0] == "a" && err != nil {
+				t.Errorf("%v, versions %v: got %v, %v", names, versions, seen, err)
+			}
+		}
+	}
+}

@@ -17,8 +17,8 @@ import (
 // After the n-th failure of a call (n from 1), which was why, backoff says how long
 // to wait and whether to try again; where the place has asked for more (After) it is
 // waited for that. It is called by many at once. A List that has yielded something goes on behind it where b is
-// a Resumer, or with the same page where b is a Pager, and is not repeated
-// otherwise.
+// a Resumer and names came in order, or with the same page where b is a Pager, and
+// is not repeated otherwise.
 //
 // A Put whose answer was lost may have been done, and what it stored may since
 // have been removed on purpose: repeating it would bring that back. So a Put is
@@ -154,6 +154,7 @@ func (r *retry) List(ctx context.Context, prefix string) iter.Seq2[Info, error] 
 				if !yield(info, nil) {
 					return
 				}
+				resumes = resumes && info.Name >= after // else names would be passed over
 				after, n = info.Name, 1
 			}
 			if err == nil {

@@ -53,10 +53,12 @@ func (r *retryVault) GetVersion(ctx context.Context, name, id string, off, n int
 }
 
 // ListVersions begins again, after a failure, with the name that it had come to,
-// and passes over what it has yielded of it. Marks of removal may come twice.
+// and passes over what it has yielded of it. Marks of removal may come twice. Where
+// names have not come in order it does not: some would be passed over.
 func (r *retryVault) ListVersions(ctx context.Context, prefix, after string) iter.Seq2[Version, error] {
 	return func(yield func(Version, error) bool) {
 		var last Version
+		sorted := true
 		for n, err := 1, error(nil); ; n++ {
 			again := last.ID
 			for v, e := range r.v.ListVersions(ctx, prefix, after) {
@@ -79,6 +81,7 @@ func (r *retryVault) ListVersions(ctx context.Context, prefix, after string) ite
 					after = last.Name
 				}
 				if !v.Deleted {
+					sorted = sorted && v.Name >= last.Name
 					last, n = v, 1
 				}
 			}
@@ -86,7 +89,7 @@ func (r *retryVault) ListVersions(ctx context.Context, prefix, after string) ite
 				return
 			}
 			wait, once := r.backoff(n, err)
-			if !once || !Transient(err) {
+			if !once || !sorted || !Transient(err) {
 				yield(Version{}, err)
 				return
 			}
