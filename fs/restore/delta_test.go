@@ -3,6 +3,7 @@ package restore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -161,6 +162,38 @@ func TestResume(t *testing.T) {
 	want := map[string]string{"big": string(data), "done": string(data), ".cutbank-00000000deadbeef.tmp": "alive", ".cutbank-mine.tmp": "a user's"}
 	if got := list(t, dir); !maps.Equal(got, want) {
 		t.Errorf("left %d entries", len(got))
+	}
+}
+
+// TestResumeAfterStop: a run that ends before it has come to a file leaves what a
+// killed run had of it.
+func TestResumeAfterStop(t *testing.T) {
+	data := random(17, 40*memChunk)
+	enough := errors.New("enough")
+	for _, how := range []string{"stopped", "damaged listing", "neither"} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		first, big, dir := memFile("a", data), memFile("big", data), t.TempDir()
+		put(t, dir, map[string]string{tempFor(&big.attr): string(data[:30*memChunk])})
+		if err := os.Chmod(filepath.Join(dir, tempFor(&big.attr)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n, left := memDir("", first, big), true
+		switch how {
+		case "stopped":
+			first.onRead = func(int64) error { cancel(enough); return enough }
+		case "damaged listing":
+			n = memDir("", first)
+			n.fails = enough
+		case "neither":
+			n, left = memDir("", first), false
+		}
+		if _, err := Run(ctx, []Item{{Node: n}}, dir, Options{Sum: hasher.Sum, Workers: 1}); left != errors.Is(err, enough) {
+			t.Errorf("%s: %v", how, err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, tempFor(&big.attr))); left != (err == nil) {
+			t.Errorf("%s: %v", how, err)
+		}
+		cancel(nil)
 	}
 }
 

@@ -36,7 +36,7 @@
 // or the new one. The digits come from name, size and time: after a kill the
 // next run finds the file and continues in it; what no file of the snapshot
 // wants any more is removed. Temporary files of a run that still lives are
-// locked (flock) and left alone. Cancelling removes them.
+// locked (flock) and left alone. Cancelling removes those that are being written.
 //
 // Directories are opened to their owner while they are filled, and get their
 // final attributes when everything below them is done.

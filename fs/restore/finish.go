@@ -143,8 +143,12 @@ func (r *run) finishLate() {
 }
 
 // removeTemps removes what killed runs left in d and no file took over. What
-// another run is still writing is locked, and stays.
+// another run is still writing is locked, and stays; and so does all, for the next
+// run, where this one has not come to every file.
 func (r *run) removeTemps(d *dir) {
+	if !d.walked || r.ctx.Err() != nil {
+		return
+	}
 	for _, name := range d.temps {
 		st, err := lstatat(d.fd, name)
 		if err != nil || st.kind == tree.Dir {

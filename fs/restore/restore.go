@@ -142,6 +142,7 @@ func Run(ctx context.Context, items []Item, target string, opt Options) (Totals,
 		}
 	}
 	ctx, r.stop = context.WithCancelCause(ctx)
+	r.ctx = ctx
 	defer r.stop(nil)
 	r.receipt.start(target, opt.Source)
 	r.restore(ctx, items)
@@ -159,8 +160,9 @@ func Run(ctx context.Context, items []Item, target string, opt Options) (Totals,
 type run struct {
 	opt    Options
 	filter *filter
-	root   int  // the target's descriptor; -1 in a dry run without a target
-	super  bool // may set owners
+	root   int             // the target's descriptor; -1 in a dry run without a target
+	super  bool            // may set owners
+	ctx    context.Context // ends with the run
 	stop   context.CancelCauseFunc
 	jobs   chan *job
 	dirs   atomic.Int32 // directories that are open

@@ -37,6 +37,7 @@ type dir struct {
 	unlocked bool  // its mode was opened for us
 	mount    uint64
 	temps    []string // temporary files of runs that were killed
+	walked   bool     // to the end, so that it is known who wants them
 
 	refs atomic.Int32
 }
@@ -335,7 +336,8 @@ func (r *run) walk(ctx context.Context, d *dir) {
 			r.enqueue(ctx, d, name, n, m.exists)
 		}
 	}
-	if r.opt.Delete && whole && ctx.Err() == nil {
+	d.walked = whole && ctx.Err() == nil
+	if r.opt.Delete && d.walked {
 		r.deleteExtra(ctx, d, m.rest())
 	}
 }
