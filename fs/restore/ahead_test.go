@@ -9,6 +9,7 @@ import (
 	"path"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cutbankfs/cutbank/chunkstore/chunk"
 	"github.com/cutbankfs/cutbank/repo/tree"
@@ -144,6 +145,38 @@ func TestAheadDescriptors(t *testing.T) {
 	}
 	// Each job in the queue and at work has its own way down.
 	if limit := aheadDirs + (5*opt.Workers+2)*(depth+1); most > limit {
+		t.Errorf("%d descriptors were open, want at most %d", most, limit)
+	}
+}
+
+// TestDescriptors: however many workers there are, and names that wait for them, few
+// directories are open.
+func TestDescriptors(t *testing.T) {
+	const depth = 9
+	var kids []*mem
+	for i := range 200 {
+		n := memFile("f", []byte(fmt.Sprint(i)))
+		n.onRead = func(int64) error {
+			time.Sleep(300 * time.Millisecond)
+			return nil
+		}
+		for range depth - 1 {
+			n = memDir("d", n)
+		}
+		n.attr.Name = fmt.Sprintf("d%03d", i)
+		kids = append(kids, n)
+	}
+	before, most := openFiles(t), 0
+	opt := Options{Workers: 40}
+	opt.Observer.Done = func(a Action) {
+		if path.Base(a.Path) == "f" {
+			most = max(most, openFiles(t)-before)
+		}
+	}
+	if tot := restoreTo(t, memDir("", kids...), t.TempDir(), opt); tot.Files != 200 {
+		t.Errorf("%+v", tot)
+	}
+	if limit := maxDirs + 3*depth + 3*opt.Workers; most > limit {
 		t.Errorf("%d descriptors were open, want at most %d", most, limit)
 	}
 }

@@ -76,8 +76,8 @@
 //
 // One directory's names at a time along the path that is being walked, one
 // buffer per worker, and one record per hard-linked file until its last name
-// was seen. One descriptor per level of depth stays open. With Ahead, up to
-// 2,048 names wait for workers, in some 128 directories beside those.
+// was seen. One descriptor per level of depth stays open, and up to some 512 for
+// names that wait for workers: four for each worker and, with Ahead, 2,048 more.
 //
 // Who may use it: cmd/cutbank, the rooms of systems that restore, and tests.
 package restore

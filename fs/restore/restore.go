@@ -165,7 +165,9 @@ type run struct {
 	ctx    context.Context // ends with the run
 	stop   context.CancelCauseFunc
 	jobs   chan *job
-	dirs   atomic.Int32 // directories that are open
+	undone atomic.Int64  // names that were enqueued, and that no worker has done
+	did    chan struct{} // holds something when a worker has done one
+	dirs   atomic.Int32  // directories that are open
 
 	mu       sync.Mutex // guards what follows, and the Observer
 	totals   Totals
@@ -206,7 +208,7 @@ func newRun(items []Item, opt Options) (*run, error) {
 	}
 	r := &run{
 		opt: opt, filter: f, root: -1, super: os.Geteuid() == 0,
-		jobs:   make(chan *job, 4*opt.Workers),
+		jobs: make(chan *job, 4*opt.Workers), did: make(chan struct{}, 1),
 		devs:   map[uint64]int{},
 		claims: map[inode]linkKey{}, groups: map[linkKey]*group{},
 		mayRemove: 1<<63 - 1,
@@ -290,6 +292,11 @@ func (r *run) restore(ctx context.Context, items []Item) {
 			w := newWorker(r)
 			for j := range r.jobs {
 				w.do(ctx, j)
+				r.undone.Add(-1)
+				select {
+				case r.did <- struct{}{}:
+				default:
+				}
 			}
 		})
 	}

@@ -14,8 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxDepth bounds how deep directories nest: each level holds a descriptor.
-const maxDepth = 8192
+const (
+	maxDepth = 8192 // how deep directories nest: each level holds a descriptor
+	maxDirs  = 512  // that are open for workers, beside those
+)
 
 // dir is a directory at work. The walker fills it; the last of the walker,
 // the jobs and the subdirectories to let go of it finishes it.
@@ -283,6 +285,7 @@ func (r *run) enter(ctx context.Context, d *dir, exists bool) {
 		r.problem(d.rel, fmt.Errorf("directories nest deeper than %d: restore this one by itself", maxDepth))
 		return
 	}
+	r.wait(ctx, d)
 	var err error
 	if exists {
 		err = r.open(d)
@@ -295,6 +298,19 @@ func (r *run) enter(ctx context.Context, d *dir, exists bool) {
 		return
 	}
 	r.walk(ctx, d)
+}
+
+// wait lets workers finish names while too many directories are open for these. d
+// is not open yet.
+func (r *run) wait(ctx context.Context, d *dir) {
+	for int(r.dirs.Load())-d.depth > maxDirs && r.undone.Load() > 0 {
+		r.flush(ctx)
+		select {
+		case <-r.did:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // walk restores what is in d: the node's children, beside what the target
@@ -362,5 +378,6 @@ func (r *run) enqueue(ctx context.Context, d *dir, name string, n tree.Node, exi
 		_, j.adopt = slices.BinarySearch(d.temps, tempFor(n.Attr()))
 	}
 	d.refs.Add(1)
+	r.undone.Add(1)
 	r.send(ctx, j)
 }
