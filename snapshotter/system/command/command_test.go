@@ -51,18 +51,22 @@ func TestState(t *testing.T) {
 	}
 }
 
+// alive reports whether the process runs whose number is in a file.
+func alive(t *testing.T, file string) bool {
+	t.Helper()
+	p, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(p)) + "/stat")
+	return err == nil && !strings.Contains(string(stat), ") Z ")
+}
+
 // TestGroup: what a program has started ends with it when it is stopped, and stays
 // when it has ended by itself.
 func TestGroup(t *testing.T) {
 	dir := t.TempDir()
-	alive := func(file string) bool {
-		p, err := os.ReadFile(dir + "/" + file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(p)) + "/stat")
-		return err == nil && !strings.Contains(string(stat), ") Z ")
-	}
+	alive := func(file string) bool { return alive(t, dir+"/"+file) }
 	p := Proc{What: "it", Args: Shell("sleep 30 >/dev/null 2>&1 & echo $! >" + dir + "/a; wait"), Timeout: 300 * time.Millisecond}
 	if err := p.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "did not end within 300ms") {
 		t.Errorf("%v", err)
@@ -90,6 +94,87 @@ func TestGroup(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestGroupTime: what a program has started has the time that the program has, and not
+// more, however fast the program itself ends, and whoever waits for it.
+func TestGroupTime(t *testing.T) {
+	dir := t.TempDir()
+	tidy := "(trap 'sleep 0.3; echo >" + dir + "/tidy; exit' TERM; while :; do sleep 0.05; done) >/dev/null 2>&1 & wait"
+	if err := (Proc{What: "it", Args: Shell(tidy), Timeout: 300 * time.Millisecond}).Run(t.Context()); err == nil {
+		t.Error("no error")
+	}
+	if _, err := os.Stat(dir + "/tidy"); err != nil {
+		t.Errorf("killed before it could tidy up: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	up, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer up.Close()
+	r, err := Proc{What: "it", Args: Shell("(trap '' TERM; sleep 30) >/dev/null 2>&1 & echo $! >" + dir + "/deaf; echo; wait"), Stdout: w}.Start(ctx)
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := up.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond) // for its trap
+	cancel()
+	time.Sleep(100 * time.Millisecond) // the program itself ends at once
+	r.Stop()
+	if alive(t, dir+"/deaf") {
+		t.Error("what does not mind SIGTERM was left running")
+	}
+}
+
+// TestWaitAgain: who waits again hears the same, and changes nothing.
+func TestWaitAgain(t *testing.T) {
+	file := t.TempDir() + "/left"
+	for _, code := range []string{"0", "3"} {
+		r, err := Proc{What: "it", Args: Shell("sleep 3 >/dev/null 2>&1 & echo $! >" + file + "; exit " + code)}.Start(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, b := r.Wait(), r.Wait(); fmt.Sprint(a) != fmt.Sprint(b) || (a == nil) != (code == "0") {
+			t.Errorf("%v, then %v", a, b)
+		}
+		time.Sleep(50 * time.Millisecond)
+		if !alive(t, file) {
+			t.Error("what it left running was ended")
+		}
+	}
+}
+
+// TestTook: what stays in the pipe was not read, however little it is.
+func TestTook(t *testing.T) {
+	for _, c := range []struct {
+		script         string
+		size, low, top int64
+	}{
+		{"cat >/dev/null", 10000, 10000, 10000},
+		{"cat >/dev/null", 1 << 20, 1 << 20, 1 << 20},
+		{"sleep 0.2", 10000, 0, 0},
+		{"head -c 100 >/dev/null; sleep 0.2", 10000, 100, 9999},
+		{"exec <&-; sleep 0.2", 10000, 0, 0},
+		{"exec <&-; sleep 0.2", 1 << 20, 0, 0},
+		{"head -c 1048575 >/dev/null", 1 << 20, 1<<20 - 1, 1<<20 - 1},
+		{"sleep 2 >/dev/null 2>&1 <&0 &", 1 << 20, 0, 0},
+	} {
+		r, err := Proc{What: "it", Args: Shell(c.script), Stdin: io.LimitReader(zeros{}, c.size)}.Start(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Wait(); err != nil || r.Took() < c.low || r.Took() > c.top {
+			t.Errorf("%s, %d bytes: %v, %d read", c.script, c.size, err, r.Took())
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 type writerFunc func([]byte) (int, error)
 

@@ -59,8 +59,9 @@
 //  3. The same without --dry-run. A stream goes to the restore command's standard
 //     input. If stored data is damaged, or cutbank is killed, so is the command, and
 //     never sees an end that is none; use one that takes all or nothing (psql -1). It
-//     must exit with 0, and read all. A directory is made to hold what the snapshot holds, and nothing
-//     else, if it is empty or with --force; then the restore command runs.
+//     must exit with 0, and read all but zeros at the end, of which tar leaves some. A
+//     directory is made to hold what the snapshot holds, and nothing else, if it is
+//     empty or with --force; then the restore command runs.
 //  4. Check with the system's own tools, and start it.
 //
 // # What is not covered

@@ -69,12 +69,15 @@ type Running struct {
 	stderr  *tail // without what went to stdout
 	warned  sync.Once
 	in      *os.File // the other side of its input; nil: it has none
+	rest    *os.File // its input itself: what is in there at the end was not read
 	fed     chan struct{}
 	unguard func()
 	ctx     context.Context
 	end     context.CancelFunc
+	late    <-chan time.Time // set when it is told to end: the time for that is over
 	done    chan struct{}
-	err     error // once done is closed
+	took    int64 // bytes of its input, once done is closed
+	err     error // likewise
 }
 
 // Start starts the program. What is started must be waited for.
@@ -98,16 +101,17 @@ func (p Proc) Start(ctx context.Context) (*Running, error) {
 		cmd.Stdout = r.log
 	}
 	if p.Stdin != nil {
-		in, w, err := os.Pipe()
-		if err != nil {
+		if r.rest, r.in, err = os.Pipe(); err != nil {
 			r.end()
 			return nil, err
 		}
-		defer in.Close()
-		cmd.Stdin, r.in, r.fed = in, w, make(chan struct{})
+		cmd.Stdin, r.fed = r.rest, make(chan struct{})
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.Cancel = func() error {
+		r.late = time.After(grace)
+		return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+	}
 	cmd.WaitDelay = grace
 	r.cmd = cmd
 	if err = cmd.Start(); err == nil {
@@ -121,23 +125,50 @@ func (p Proc) Start(ctx context.Context) (*Running, error) {
 	if err != nil {
 		r.end()
 		if r.in != nil {
-			r.in.Close()
+			_ = errors.Join(r.in.Close(), r.rest.Close())
 		}
 		return nil, fmt.Errorf("%s: %w", p.What, err)
 	}
 	if r.in != nil {
 		go r.feed()
 	}
-	go func() {
-		r.err = cmd.Wait()
-		if r.in != nil {
-			_ = r.in.SetWriteDeadline(time.Unix(1, 0)) // whatever it left running may hold its input open
-			<-r.fed
-		}
-		r.unguard()
-		close(r.done)
-	}()
+	go r.watch()
 	return r, nil
+}
+
+// watch waits for the program, and for what it has started where that is to end with it.
+func (r *Running) watch() {
+	defer close(r.done)
+	err, stopped := r.cmd.Wait(), error(nil)
+	if r.late != nil { // otherwise it has ended by itself
+		stopped = r.ctx.Err()
+		endGroup(r.cmd.Process.Pid, r.late)
+	}
+	if r.in != nil {
+		_ = r.in.SetWriteDeadline(time.Unix(1, 0)) // nobody reads on
+		<-r.fed
+		left, lerr := unix.IoctlGetInt(int(r.rest.Fd()), unix.TIOCINQ)
+		if r.took -= int64(left); lerr != nil {
+			r.took = 0
+		}
+		_ = r.rest.Close()
+	}
+	r.unguard()
+	r.log.flush()
+	r.err = r.outcome(err, stopped)
+}
+
+// endGroup waits until a group that was told to end has, and kills what has not when
+// it is late.
+func endGroup(group int, late <-chan time.Time) {
+	for syscall.Kill(-group, 0) == nil {
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-late:
+			_ = syscall.Kill(-group, syscall.SIGKILL)
+			return
+		}
+	}
 }
 
 // held returns the program, which begins when a line is written to let: it must be
@@ -163,9 +194,10 @@ func (p Proc) held(ctx context.Context) (cmd *exec.Cmd, let *os.File, err error)
 func (r *Running) feed() {
 	defer close(r.fed)
 	defer r.in.Close()
-	_, err := io.Copy(r.in, onlyReader{r.p.Stdin})
-	if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrDeadlineExceeded) {
-		return // it wants no more, or has ended: its exit code says whether that is right
+	var err error
+	r.took, err = io.Copy(r.in, onlyReader{r.p.Stdin})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return // it has ended: its exit code says whether that is right
 	}
 	var next func()
 	if err == nil {
@@ -232,23 +264,27 @@ func again(f *os.File) (*os.File, error) {
 // Wait waits for the program's end. It may be called by many, and again.
 func (r *Running) Wait() error {
 	<-r.done
-	cancelled := r.ctx.Err()
 	r.end()
-	if cancelled != nil {
-		// What the program has started goes with it.
-		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
+	if r.err == nil {
+		r.warned.Do(r.warn)
 	}
-	r.log.flush()
-	err := r.err
+	return r.err
+}
+
+// Took returns how many bytes the program has read of its input. It is known once Wait
+// has returned.
+func (r *Running) Took() int64 { return r.took }
+
+// outcome is what Wait says of a program: stopped is why it had to end, if it had.
+func (r *Running) outcome(err, stopped error) error {
 	switch {
 	case err == nil,
 		errors.Is(err, exec.ErrWaitDelay) && r.cmd.ProcessState.Success(): // it left something running that holds its stderr, as a hook may
-		r.warned.Do(r.warn)
 		return nil
-	case errors.Is(cancelled, context.DeadlineExceeded) && r.p.Timeout > 0:
+	case errors.Is(stopped, context.DeadlineExceeded) && r.p.Timeout > 0:
 		return fmt.Errorf("%s did not end within %v%s", r.p.What, r.p.Timeout, r.log.text())
-	case cancelled != nil:
-		return fmt.Errorf("%s was stopped: %w", r.p.What, cancelled)
+	case stopped != nil:
+		return fmt.Errorf("%s was stopped: %w", r.p.What, stopped)
 	}
 	return fmt.Errorf("%s failed: %w%s", r.p.What, err, r.log.text())
 }
@@ -263,14 +299,8 @@ func (r *Running) warn() {
 
 // Stop ends the program if it still runs, and waits for that.
 func (r *Running) Stop() {
-	defer r.end()
-	select {
-	case <-r.done:
-	default:
-		r.end()
-		<-r.done
-		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
-	}
+	r.end()
+	<-r.done
 }
 
 // limited is a writer of which too much is an error.
