@@ -38,7 +38,7 @@ var exits = []struct {
 }{
 	{0, "done", nil},
 	{2, "the command line is wrong", []error{errUsage}},
-	{130, "interrupted by Ctrl-C or SIGTERM; nothing is left half done", []error{errInterrupted}},
+	{130, "interrupted by Ctrl-C, SIGTERM or SIGHUP; nothing is left half done", []error{errInterrupted}},
 	{7, "the snapshot or restore is done, but partial: some files could not be read or written", []error{snapshotter.ErrPartial}},
 	{8, "differences were found (diff, verify --against, verify --receipt)", []error{errDifferent}},
 	{9, "refused: it would delete or replace much, or go where it does not belong; see the message", []error{errRefused, system.ErrRefused}},

@@ -32,9 +32,17 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	hangup := !signal.Ignored(syscall.SIGHUP) // as nohup has it
+	if hangup {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	context.AfterFunc(ctx, func() {
-		stop() // a second signal ends the process at once
+		if hangup { // a terminal that is closed says so more than once
+			signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+		}
+		stop() // a second signal of another kind ends the process at once
 		time.Sleep(patience)
 		fmt.Fprintln(os.Stderr, "cutbank: interrupted; what is on its way is finished first, it serves the next run; Ctrl-C again ends at once")
 	})

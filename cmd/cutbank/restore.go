@@ -115,7 +115,7 @@ says. "cutbank verify --receipt FILE" compares it with the files at any later ti
 func (s *restoreFlags) checkSystem(c *cobra.Command) error {
 	wrong, text := []string{"scratch", "force", "allow-release-change", "allow-other-cluster"}, "goes with --system only"
 	if s.system != "" {
-		wrong, text = []string{"include", "exclude", "overwrite", "delete", "max-delete", "yes", "in-place", "sparse", "verify", "workers", "receipt", "no-receipt", "stored"}, "is for directories, not for --system"
+		wrong, text = []string{"include", "exclude", "overwrite", "delete", "max-delete", "yes", "in-place", "sparse", "verify", "workers", "receipt", "no-receipt", "stored", "secrets"}, "is for directories, not for --system"
 	}
 	for _, name := range wrong {
 		if c.Flags().Changed(name) {

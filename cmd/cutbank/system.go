@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,6 +29,14 @@ func behindDash(c *cobra.Command, args []string) (before, behind []string) {
 		return args[:at], args[at:]
 	}
 	return args, nil
+}
+
+// unheard has the process go on, until it is ended, where nobody reads any more what it
+// prints, as with "cutbank ... | head -1": a system would stay as a hook has left it.
+func unheard() (end func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGPIPE) // not ignored: so it would be in the commands, too
+	return func() { signal.Stop(c) }
 }
 
 // snapshotSystem keeps a snapshot of a running system.
@@ -56,6 +66,7 @@ func (a *app) snapshotSystem(ctx context.Context, c *cobra.Command, s *snapshotF
 	if err := s.check(a); err != nil {
 		return err
 	}
+	defer unheard()()
 	// Nothing is asked of a system whose snapshot could not be kept.
 	r, err := a.anyRepo(ctx)
 	if err != nil {
@@ -142,6 +153,7 @@ func (a *app) restoreSystem(ctx context.Context, c *cobra.Command, s *restoreFla
 	if err != nil {
 		return err
 	}
+	defer unheard()()
 	r, err := a.synced(ctx)
 	if err != nil {
 		return err

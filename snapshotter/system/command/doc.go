@@ -33,10 +33,11 @@
 //   - post runs when the snapshot is committed, and not before: it may remove what
 //     the snapshot has now, such as archived logs. What pre stopped is therefore
 //     stopped until the last byte is stored; a stream to a slow place stops it long.
-//   - abort runs instead if it is not: after any failure, Ctrl-C or SIGTERM, or a
-//     repository that is lost. Where post or abort fails, the snapshot stays as it is
-//     (kept or not), the run says so and its exit code is 1, also where a snapshot is
-//     kept, and the next one runs abort first. So abort must do no harm where there is nothing to abort.
+//   - abort runs instead if it is not: after any failure, Ctrl-C, SIGTERM, a terminal
+//     that is closed, or a repository that is lost. Where post or abort fails, the
+//     snapshot stays as it is (kept or not), the run says so and its exit code is 1,
+//     also where a snapshot is kept, and the next one runs abort first. So abort must
+//     do no harm where there is nothing to abort.
 //   - A second Ctrl-C ends the program at once, as SIGKILL does.
 //
 // Each command is the leader of a process group. To end one, the group gets SIGTERM,
