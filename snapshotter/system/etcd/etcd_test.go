@@ -182,3 +182,16 @@ func TestAnswers(t *testing.T) {
 		}
 	}
 }
+
+// TestDirsApart: a log within the data directory, or the other way round, would be
+// removed with what is replaced there.
+func TestDirsApart(t *testing.T) {
+	top := t.TempDir()
+	for wal, apart := range map[string]bool{"/d/wal": false, "/d": false, "/d/": false, "": false, "/d/../d/x": false, "/d-wal": true, "/w/d": true} {
+		s := &System{walDir: top + wal}
+		err := s.mayFill(top+"/d", system.RestoreOptions{Force: true})
+		if (err == nil) != apart || err != nil && !errors.Is(err, system.ErrRefused) {
+			t.Errorf("%q: %v", wal, err)
+		}
+	}
+}
