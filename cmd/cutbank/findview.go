@@ -26,8 +26,7 @@ func (f *finder) inViews(lists [][]int) error {
 		for _, i := range same {
 			set.add(i)
 		}
-		s := f.snaps[same[0]]
-		root, err := f.a.root(f.ctx, f.pages, s)
+		root, err := f.a.root(f.ctx, f.pages, f.snaps[same[0]])
 		if err == nil {
 			err = f.gather(found, "/", 0, root, set)
 		}
@@ -35,7 +34,9 @@ func (f *finder) inViews(lists [][]int) error {
 			return f.ctx.Err()
 		}
 		if err != nil {
-			f.bad.add(f.a, snapshotName(s), err)
+			for _, r := range spans(f.snaps, set) {
+				f.bad.add(f.a, f.spanText(r), err)
+			}
 		}
 	}
 	byPart := func(a, b string) int { return slices.Compare(strings.Split(a, "/"), strings.Split(b, "/")) }
