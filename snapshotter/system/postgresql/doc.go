@@ -41,7 +41,8 @@
 //  1. Stop the server; move its data directory away, and tablespaces, whose directories
 //     are those of tablespace_map unless -T gives others. With --force the directory,
 //     if it is one of the same server, is replaced, and so are its tablespaces; one
-//     that is not linked from it is left alone unless -T names it.
+//     that is not linked from it is left alone unless -T names it. A link pg_wal in
+//     it is replaced by a directory.
 //  2. "cutbank restore NAME/latest --system postgresql --dry-run -- -D DIR", then
 //     without --dry-run; as root with --owner postgres, or with DIR made for its owner
 //     before. At the end pg_verifybackup has read all files and the log.

@@ -83,6 +83,43 @@ func TestForeignTablespace(t *testing.T) {
 	}
 }
 
+// TestHostileSpaces: a snapshot does not choose both a place and the file that is put there.
+func TestHostileSpaces(t *testing.T) {
+	for name, c := range map[string]struct {
+		has    string
+		spaces map[string]string
+		want   error
+	}{
+		"as servers have them":  {"PG_15_202209061", map[string]string{"1": "/a", "2": "/b"}, nil},
+		"within the directory":  {"PG_15_202209061", map[string]string{"1": "/data/ts"}, nil},
+		"a file of its own":     {"x.conf", map[string]string{"1": "/etc/x.d"}, system.ErrRefused},
+		"a file with that name": {"PG_x.conf", map[string]string{"1": "/etc/x.d"}, system.ErrRefused},
+		"a directory":           {"cron.d", map[string]string{"1": "/etc"}, system.ErrRefused},
+		"none":                  {"PG_15", map[string]string{"3": "/a"}, fs.ErrNotExist},
+		"two in one place":      {"PG_15", map[string]string{"1": "/a", "2": "/a"}, system.ErrRefused},
+		"above the directory":   {"PG_15", map[string]string{"1": "/"}, system.ErrRefused},
+		"the directory":         {"PG_15", map[string]string{"1": "/data"}, system.ErrRefused},
+	} {
+		root, tblspc := system.NewDir("", tree.Time{}), system.NewDir("pg_tblspc", tree.Time{})
+		root.Add(tblspc)
+		for _, oid := range []string{"1", "2"} {
+			d := system.NewDir(oid, tree.Time{})
+			d.Add(system.NewDir(c.has, tree.Time{}))
+			if strings.HasSuffix(c.has, ".conf") {
+				d = system.NewDir(oid, tree.Time{})
+				d.Add(system.NewFile(c.has, tree.Time{}, strings.NewReader("x"), 1, nil))
+			}
+			tblspc.Add(d)
+		}
+		if err := root.Seal(); err != nil {
+			t.Fatal(err)
+		}
+		if err := checkSpaces(t.Context(), root, "/data", c.spaces); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestRestricted: nothing that somebody has put into a schema ends the restriction.
 func TestRestricted(t *testing.T) {
 	dir := t.TempDir()

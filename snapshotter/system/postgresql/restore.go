@@ -44,6 +44,9 @@ func (s *System) restoreBase(ctx context.Context, n tree.Node, info system.Info,
 	if err != nil {
 		return system.Result{}, err
 	}
+	if err := checkSpaces(ctx, n, dir, spaces); err != nil {
+		return system.Result{}, err
+	}
 	if err := command.MayFill(dir, opt, "PG_VERSION", "backup_label", "base", "global"); err != nil {
 		return system.Result{}, err
 	}
@@ -70,6 +73,34 @@ func (s *System) restoreBase(ctx context.Context, n tree.Node, info system.Info,
 		return res, nil
 	}
 	return res, s.fill(ctx, n, dir, spaces, opt)
+}
+
+// checkSpaces refuses tablespaces that hold what no server puts into one: the snapshot
+// says where they go, and if it could say what stands there, too, whoever made it could
+// have any file written. Nor may one replace another, or the data directory.
+func checkSpaces(ctx context.Context, n tree.Node, dir string, spaces map[string]string) error {
+	taken := map[string]string{dir: "the data directory"}
+	for _, oid := range slices.Sorted(maps.Keys(spaces)) {
+		from, err := lookup(ctx, n, "pg_tblspc", oid)
+		if err != nil {
+			return fmt.Errorf("tablespace %s: %w", oid, err)
+		}
+		for c, err := range from.Entries(ctx, 0) {
+			if err != nil {
+				return fmt.Errorf("tablespace %s: %w", oid, err)
+			}
+			if a := c.Attr(); a.Kind != tree.Dir || !strings.HasPrefix(a.Name, "PG_") {
+				return fmt.Errorf("tablespace %s has %q, and a server has nothing there but directories PG_...: nothing is written to %s: %w", oid, a.Name, spaces[oid], system.ErrRefused)
+			}
+		}
+		for at, what := range taken {
+			if at == spaces[oid] || strings.HasPrefix(at, strings.TrimSuffix(spaces[oid], "/")+"/") {
+				return fmt.Errorf("tablespace %s is to go to %s, where %s goes, too: say with -T where else: %w", oid, spaces[oid], what, system.ErrRefused)
+			}
+		}
+		taken[spaces[oid]] = "tablespace " + oid
+	}
+	return nil
 }
 
 // mayFillSpaces refuses to replace a tablespace that the snapshot alone has named, and
