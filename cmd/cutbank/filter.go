@@ -20,6 +20,7 @@ type filter struct {
 	mode    string             // snapshotter.Full, Light or Dataless
 	own     map[[2]uint64]bool // device and inode of directories of ours
 	mounts  map[uint64]bool    // devices of mounts of cutbank
+	unfit   map[string]bool    // lines of --data that no file has fit so far
 	skipped int
 }
 
@@ -29,14 +30,36 @@ type filterRoot struct {
 	dev   uint64
 	match gitignore.Matcher // nil: nothing is left out
 	data  gitignore.Matcher // of a light snapshot: what is kept with its contents
+	rules []rule            // those of data
 }
 
-// parseIgnore reads patterns in the syntax of gitignore(5), one a line. They
-// count from the root at that path; one that begins with the path itself, as
-// people write it, counts from the file system's root.
+// rule is a line, and the pattern that it is for one path.
+type rule struct {
+	line string
+	gitignore.Pattern
+}
+
+// parseIgnore reads patterns in the syntax of gitignore(5), one a line.
 // The matcher is nil where there are none, or all are for the others.
 func parseIgnore(lines []string, root string, others []filterRoot) gitignore.Matcher {
+	return matcher(parseRules(lines, root, others))
+}
+
+func matcher(rules []rule) gitignore.Matcher {
 	var ps []gitignore.Pattern
+	for _, r := range rules {
+		ps = append(ps, r.Pattern)
+	}
+	if len(ps) == 0 {
+		return nil
+	}
+	return gitignore.NewMatcher(ps)
+}
+
+// parseRules reads patterns. They count from the root at that path; one that begins
+// with the path itself, as people write it, counts from the file system's root.
+func parseRules(lines []string, root string, others []filterRoot) []rule {
+	var rules []rule
 	for _, l := range lines {
 		if strings.TrimSpace(l) == "" || strings.HasPrefix(l, "#") {
 			continue
@@ -50,12 +73,29 @@ func parseIgnore(lines []string, root string, others []filterRoot) gitignore.Mat
 		} else if meant(p, others) {
 			continue // for another path
 		}
-		ps = append(ps, gitignore.ParsePattern(not+p, nil))
+		rules = append(rules, rule{l, gitignore.ParsePattern(not+p, nil)})
 	}
-	if len(ps) == 0 {
-		return nil
+	return rules
+}
+
+// keepData has a light snapshot keep the contents of what the lines say, which count
+// from a path.
+func (f *filter) keepData(root *filterRoot, from string, lines []string) {
+	root.rules = parseRules(lines, from, f.roots)
+	root.data = matcher(root.rules)
+	f.unfit = map[string]bool{}
+	for _, l := range lines {
+		f.unfit[l] = !strings.HasPrefix(l, "!")
 	}
-	return gitignore.NewMatcher(ps)
+}
+
+// fit notes the lines of --data that a file fits.
+func (f *filter) fit(rel []string, rules []rule) {
+	for _, r := range rules {
+		if f.unfit[r.line] && r.Match(rel, false) == gitignore.Exclude {
+			delete(f.unfit, r.line)
+		}
+	}
 }
 
 // meant reports whether a pattern begins with one of the paths.
@@ -138,6 +178,9 @@ func (f *filter) take(path string, a *tree.Attr) snapshotter.Take {
 
 // part tells whether what is taken is taken with its contents.
 func (f *filter) part(rel []string, root *filterRoot, a *tree.Attr) snapshotter.Take {
+	if a.Kind == tree.File && root != nil && len(f.unfit) > 0 {
+		f.fit(rel, root.rules)
+	}
 	switch {
 	case f.mode == snapshotter.Dataless,
 		f.mode == snapshotter.Light && (root == nil || root.data == nil || !root.data.Match(rel, a.Kind == tree.Dir)):

@@ -63,8 +63,9 @@ The repository itself and mounts of cutbank are left out always.
 --mode dataless keeps names, sizes, times, owners and permissions, and nothing that
 files contain: reading one gives ENODATA. Attributes in the "user" namespace are
 left out, too; names and the targets of symlinks are not. --mode light does so with
-all files but those that a --data pattern fits (the syntax is that of --exclude).
-Snapshots of one name may differ in their modes.
+all files but those that a --data pattern fits (the syntax is that of --exclude); of
+a pattern that fits none there is a warning. Snapshots of one name may differ in
+their modes.
 
 With --system the snapshot is one of a running system, such as a database, as it was
 at one moment; "cutbank systems" lists the kinds. What stands behind "--" are the
@@ -191,6 +192,11 @@ func (a *app) keep(ctx context.Context, s *snapshotFlags, r *repo.Repo, src kept
 	if rec == nil {
 		return nil, err
 	}
+	for _, line := range s.data {
+		if src.filter != nil && src.filter.unfit[line] {
+			a.warnf("--data %s fits no file: the snapshot has no contents by it", quote(line))
+		}
+	}
 	if serr := a.summary(ctx, rec, now().Sub(start)); serr != nil {
 		return rec, serr
 	}
@@ -265,7 +271,8 @@ func (a *app) sources(s *snapshotFlags, args []string) (tree.Node, []string, *fi
 	s.exclude = append(lines, s.exclude...) // who types has the last word
 	for i := range fl.roots {
 		root := &fl.roots[i]
-		root.match, root.data = parseIgnore(s.exclude, root.path, fl.roots), parseIgnore(s.data, root.path, fl.roots)
+		root.match = parseIgnore(s.exclude, root.path, fl.roots)
+		fl.keepData(root, root.path, s.data)
 	}
 	if outer, inner, ok := fl.nested(); ok && (s.oneFS || len(s.exclude) > 0) {
 		// What the outer one leaves out could hold the inner one.
@@ -295,7 +302,8 @@ func (a *app) scan(ctx context.Context, src tree.Node, fl *filter) *atomic.Uint6
 	if a.quiet || a.json || fl == nil || !ok || !term.IsTerminal(int(f.Fd())) {
 		return total
 	}
-	quiet := *fl // the filter counts what it skips
+	quiet := *fl // the filter counts what it skips, and notes what fits
+	quiet.unfit = nil
 	var walk func(n tree.Node, path string, sum *uint64)
 	walk = func(n tree.Node, path string, sum *uint64) {
 		for c, err := range n.Entries(ctx, 0) {

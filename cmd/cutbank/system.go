@@ -94,7 +94,8 @@ func (a *app) snapshotSystem(ctx context.Context, c *cobra.Command, s *snapshotF
 func (a *app) keepCapture(ctx context.Context, s *snapshotFlags, r *repo.Repo, capture system.Capture, made func() time.Time) (*repo.Snapshot, error) {
 	own := &filter{}
 	if live, ok := capture.(system.Live); ok && live.Live() != "" {
-		own.mode, own.roots = s.mode, []filterRoot{{data: parseIgnore(s.data, strings.TrimPrefix(live.Live(), "/"), nil)}}
+		own.mode, own.roots = s.mode, make([]filterRoot, 1)
+		own.keepData(&own.roots[0], strings.TrimPrefix(live.Live(), "/"), s.data)
 	}
 	own.forget(a.repoPath)
 	if dir, err := a.stateDir(); err == nil {
