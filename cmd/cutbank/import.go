@@ -82,8 +82,11 @@ func (a *app) importFiles(ctx context.Context, s *snapshotFlags, kind string, fi
 	}
 	bad := 0
 	for _, f := range files {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		err := a.importFile(ctx, s, r, k, f, known)
-		if ctx.Err() != nil {
+		if err != nil && ctx.Err() != nil {
 			return err
 		}
 		if err != nil {
