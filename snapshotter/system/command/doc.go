@@ -63,6 +63,10 @@
 //     must exit with 0, and read all but zeros at the end, of which tar leaves some. A
 //     directory is made to hold what the snapshot holds, and nothing else, if it is
 //     empty or with --force; then the restore command runs.
+//     What the command hands its input to on another machine or in a container (ssh,
+//     docker exec, kubectl exec) is not killed with it, and does see an end: psql -1
+//     would commit there. Bring the stream into a file there first, and load that when
+//     cutbank has exited with 0.
 //  4. Check with the system's own tools, and start it.
 //
 // # What is not covered
