@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cutbankfs/cutbank/repo/tree"
+	"github.com/cutbankfs/cutbank/snapshotter/source"
 	"github.com/cutbankfs/cutbank/snapshotter/system"
 )
 
@@ -283,6 +284,17 @@ func TestMayReplace(t *testing.T) {
 		if got, err := hasData(t.Context(), all.Child(name)); err != nil || got != want {
 			t.Errorf("%s has data: %v, %v", name, got, err)
 		}
+	}
+	dir := t.TempDir()
+	if err := errors.Join(os.WriteFile(dir+"/3344.dat", nil, 0o600), os.Symlink("/etc/passwd", dir+"/3345.dat")); err != nil {
+		t.Fatal(err)
+	}
+	linked, err := source.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hasData(t.Context(), linked); !errors.Is(err, system.ErrRefused) {
+		t.Errorf("one with a link: %v", err)
 	}
 	s := &System{database: "postgres"}
 	for _, c := range []struct {

@@ -34,17 +34,20 @@ func (s *System) target(ctx context.Context, d tree.Node) (target, error) {
 }
 
 // hasData reports whether a stored database has the data of a table, if it has but one
-// row or none, or a large object: pg_dump makes a file of each.
-func hasData(ctx context.Context, d tree.Node) (bool, error) {
+// row or none, or a large object: pg_dump makes a file of each, and nothing but files.
+// A link would have pg_restore read what is on this machine.
+func hasData(ctx context.Context, d tree.Node) (has bool, err error) {
 	for f, err := range d.Entries(ctx, 0) {
 		if err != nil {
 			return false, err
 		}
-		if name := f.Attr().Name; name != "toc.dat" && strings.HasSuffix(name, ".dat") {
-			return true, nil
+		a := f.Attr()
+		if a.Kind != tree.File {
+			return false, fmt.Errorf("%q in databases/%s is no file, and pg_dump writes nothing else: %w", a.Name, d.Attr().Name, system.ErrRefused)
 		}
+		has = has || a.Name != "toc.dat" && strings.HasSuffix(a.Name, ".dat")
 	}
-	return false, nil
+	return has, nil
 }
 
 // state says what the server has of a database.
