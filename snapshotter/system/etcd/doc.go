@@ -34,7 +34,8 @@
 //     DIR --name NAME --initial-cluster ... --initial-advertise-peer-urls ..." with what
 //     the member's unit has for these options, and then the same without --dry-run. All
 //     members take the same snapshot. As root the files are given to who has DIR if it
-//     is there, or --owner.
+//     is there, or --owner. A --wal-dir must not lie in DIR: name one beside it, and
+//     move that to its place before etcd is started.
 //  3. Start etcd on all members. It is a new cluster, with a new ID, so that no old
 //     member can join it by mistake.
 //  4. "etcdctl endpoint hashkv --cluster" has one hash; "endpoint status" has at least
