@@ -119,6 +119,7 @@ func (c *capture) begin(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	c.state = st
 	if st.left != nil {
 		if err := c.cleanUp(ctx, st); err != nil {
 			st.leave()
@@ -132,7 +133,6 @@ func (c *capture) begin(ctx context.Context) (err error) {
 	if err := st.begin(began{Name: c.opt.Name, Started: c.opt.Now().UTC(), PID: os.Getpid()}); err != nil {
 		return errors.Join(err, st.end())
 	}
-	c.state = st
 	return nil
 }
 
@@ -165,7 +165,7 @@ func (c *capture) pin(ctx context.Context, command string) (err error) {
 		}
 		return err
 	}
-	p := Proc{What: "the stream's command", Args: Shell(command), Env: c.env("stream"), Timeout: time.Duration(c.s.recipe.Timeout), Logf: c.opt.Logf, Warnf: c.opt.Warnf}
+	p := Proc{What: "the stream's command", Args: Shell(command), Env: c.env("stream"), Timeout: time.Duration(c.s.recipe.Timeout), Hold: c.lock(), Logf: c.opt.Logf, Warnf: c.opt.Warnf}
 	if c.stream, err = startStream(ctx, p); err != nil {
 		return err
 	}
@@ -179,8 +179,17 @@ func (c *capture) hook(ctx context.Context, step, command string, more ...string
 		return nil
 	}
 	c.opt.Logf("running the %s hook", step)
-	p := Proc{What: "the " + step + " hook", Args: Shell(command), Env: append(c.env(step), more...), Timeout: time.Duration(c.s.recipe.HookTimeout), Logf: c.opt.Logf, Warnf: c.opt.Warnf}
+	p := Proc{What: "the " + step + " hook", Args: Shell(command), Env: append(c.env(step), more...), Timeout: time.Duration(c.s.recipe.HookTimeout), Hold: c.lock(), Logf: c.opt.Logf, Warnf: c.opt.Warnf}
 	return p.Run(ctx)
+}
+
+// lock is what keeps the next run from beginning while a command of this one, which
+// was killed, is still at work; nil without hooks.
+func (c *capture) lock() *os.File {
+	if c.state == nil {
+		return nil
+	}
+	return c.state.f
 }
 
 func (c *capture) env(step string) []string {

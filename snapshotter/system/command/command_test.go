@@ -22,10 +22,10 @@ func TestState(t *testing.T) {
 	if _, err := openState(dir, "a", "stream x"); !errors.Is(err, system.ErrRefused) {
 		t.Errorf("a second one beside it: %v", err)
 	}
-	if err := s.begin(began{Name: "a", PID: 7, Started: time.Unix(1, 0)}); err != nil {
+	if err := s.begin(began{Name: "a", PID: os.Getpid(), Started: time.Unix(1, 0)}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openState(dir, "a", "stream x"); !errors.Is(err, system.ErrRefused) || !strings.Contains(err.Error(), "process 7") {
+	if _, err := openState(dir, "a", "stream x"); !errors.Is(err, system.ErrRefused) || !strings.Contains(err.Error(), fmt.Sprintf("process %d ", os.Getpid())) {
 		t.Errorf("a second one beside it: %v", err)
 	}
 	other, err := openState(dir, "a", "stream y")
@@ -33,7 +33,7 @@ func TestState(t *testing.T) {
 		t.Errorf("another system: %+v, %v", other, err)
 	}
 	s.leave() // as a crash does
-	if s, err = openState(dir, "a", "stream x"); err != nil || s.left == nil || s.left.PID != 7 {
+	if s, err = openState(dir, "a", "stream x"); err != nil || s.left == nil || s.left.PID != os.Getpid() {
 		t.Fatalf("what was left: %+v, %v", s, err)
 	}
 	if err := s.f.Truncate(5); err != nil { // killed while it was written

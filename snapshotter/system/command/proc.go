@@ -37,6 +37,7 @@ type Proc struct {
 	Stdin   io.Reader
 	Stdout  io.Writer                     // nil: with stderr
 	Timeout time.Duration                 // 0: none
+	Hold    *os.File                      // is open until the group is ended, also if this process is killed; may be nil
 	Logf    func(format string, a ...any) // gets each line of stderr as it comes; may be nil
 	Warnf   func(format string, a ...any) // gets the end of stderr, at once, where no error has it; may be nil
 }
@@ -115,7 +116,7 @@ func (p Proc) Start(ctx context.Context) (*Running, error) {
 	cmd.WaitDelay = grace
 	r.cmd = cmd
 	if err = cmd.Start(); err == nil {
-		if r.unguard, err = guard(cmd.Process.Pid, r.in); err != nil {
+		if r.unguard, err = guard(cmd.Process.Pid, r.in, p.Hold); err != nil {
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			_ = cmd.Wait()
 		} else {
@@ -201,7 +202,7 @@ func (r *Running) feed() {
 	}
 	var next func()
 	if err == nil {
-		next, err = guard(r.cmd.Process.Pid, nil)
+		next, err = guard(r.cmd.Process.Pid, nil, r.p.Hold)
 	}
 	if err != nil {
 		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
@@ -218,22 +219,27 @@ type onlyReader struct{ io.Reader }
 // ends the guard, the group is ended. Pdeathsig would reach the program alone, and not
 // what that has started; pg_basebackup, for one, has a child that goes on by itself
 // for ever, and keeps the server's log from being recycled. What is to be held stays
-// open until then: a pipe of which the group must not see the end before it is ended.
-func guard(group int, hold *os.File) (end func(), err error) {
+// open until then: a pipe of which the group must not see the end before it is ended,
+// and a lock that nobody else is to have while it may be at work.
+func guard(group int, in, lock *os.File) (end func(), err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	g := exec.Command("/bin/sh", "-c", `read -r _; kill -TERM "-$1"; sleep 5; kill -KILL "-$1"`, "sh", strconv.Itoa(group))
+	g := exec.Command("/bin/sh", "-c", `read -r _; kill -TERM "-$1"
+for i in 1 2 3 4 5; do sleep 1; kill -0 "-$1" || exit; done; kill -KILL "-$1"`, "sh", strconv.Itoa(group))
 	g.Stdin = r // its end is that of this process, which alone has the other side
-	if hold != nil {
-		same, err := again(hold)
+	if in != nil {
+		same, err := again(in)
 		if err != nil {
 			return nil, errors.Join(err, w.Close())
 		}
 		defer same.Close()
 		g.ExtraFiles = []*os.File{same}
+	}
+	if lock != nil {
+		g.ExtraFiles = append(g.ExtraFiles, lock)
 	}
 	g.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := g.Start(); err != nil {

@@ -20,6 +20,9 @@ import (
 // hooks, or whose last hook failed. It holds no command, for a command may hold a
 // secret.
 
+// poll is how often it is looked whether the file is locked still.
+const poll = 100 * time.Millisecond
+
 // state is the file of one system, locked.
 type state struct {
 	f    *os.File
@@ -38,21 +41,19 @@ type began struct {
 func openState(dir, name, what string) (*state, error) {
 	sum := sha256.Sum256([]byte(name + "\x00" + what))
 	path := filepath.Join(dir, fmt.Sprintf("command-%x.json", sum[:12]))
-	for {
+	for tries := 0; ; tries++ {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return nil, err
 		}
 		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-			defer f.Close()
-			if !errors.Is(err, syscall.EWOULDBLOCK) {
-				return nil, fmt.Errorf("%s: flock: %w", path, err)
+			ending, err := busy(f, name, err)
+			f.Close()
+			if !ending || tries > int((grace+time.Second)/poll) {
+				return nil, err
 			}
-			s := &state{f: f}
-			if s.read() == nil && s.left != nil {
-				return nil, fmt.Errorf("process %d has been capturing %s since %s: %w", s.left.PID, name, s.left.Started.UTC().Format(time.RFC3339), system.ErrRefused)
-			}
-			return nil, fmt.Errorf("another process is capturing %s: %w", name, system.ErrRefused)
+			time.Sleep(poll)
+			continue
 		}
 		s := &state{f: f}
 		x, err := f.Stat()
@@ -62,6 +63,20 @@ func openState(dir, name, what string) (*state, error) {
 		}
 		f.Close()
 	}
+}
+
+// busy is the error where the file is locked. ending says that who has written it is
+// dead: what that had begun is being ended, and the lock held until then, see guard.
+func busy(f *os.File, name string, err error) (ending bool, _ error) {
+	if !errors.Is(err, syscall.EWOULDBLOCK) {
+		return false, fmt.Errorf("%s: flock: %w", f.Name(), err)
+	}
+	s := &state{f: f}
+	if s.read() == nil && s.left != nil {
+		ending = s.left.PID > 0 && syscall.Kill(s.left.PID, 0) == syscall.ESRCH
+		return ending, fmt.Errorf("process %d has been capturing %s since %s: %w", s.left.PID, name, s.left.Started.UTC().Format(time.RFC3339), system.ErrRefused)
+	}
+	return false, fmt.Errorf("another process is capturing %s: %w", name, system.ErrRefused)
 }
 
 func (s *state) read() error {
