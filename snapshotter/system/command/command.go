@@ -260,7 +260,4 @@ func (s *System) identity(ctx context.Context, env func(string) []string, logf, 
 	return version, cluster, err
 }
 
-// errUnread says that a command did not want all of its input.
-var errUnread = errors.New("ended before it had read all of it")
-
 var _ io.Reader = (*stream)(nil)

@@ -57,7 +57,7 @@ func (p Proc) Run(ctx context.Context) error {
 // Output runs the program and returns what it prints on stdout, at most a mebibyte.
 func (p Proc) Output(ctx context.Context) (string, error) {
 	var b bytes.Buffer
-	p.Stdout = &limited{w: &b, left: 1 << 20}
+	p.Stdout = Limited(&b, 1<<20)
 	err := p.Run(ctx)
 	return b.String(), err
 }
@@ -309,7 +309,9 @@ func (r *Running) Stop() {
 	<-r.done
 }
 
-// limited is a writer of which too much is an error.
+// Limited returns w as a program's output, of which more than n bytes are an error.
+func Limited(w io.Writer, n int) io.Writer { return &limited{w, n} }
+
 type limited struct {
 	w    io.Writer
 	left int

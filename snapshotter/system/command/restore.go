@@ -68,7 +68,7 @@ func restoreStream(ctx context.Context, n tree.Node, name string, opt system.Res
 	}
 	all, err := tookAll(ctx, f, r.Took())
 	if err == nil && !all {
-		err = fmt.Errorf("the command %w, %d of %d bytes: %w", errUnread, r.Took(), f.Attr().Size, system.ErrIncomplete)
+		err = fmt.Errorf("the command ended before it had read all of it, %d of %d bytes: %w", r.Took(), f.Attr().Size, system.ErrIncomplete)
 	}
 	if err != nil {
 		return system.Result{}, fmt.Errorf("restoring %s: %w", name, err)

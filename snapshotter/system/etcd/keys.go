@@ -14,6 +14,7 @@ import (
 
 	"github.com/cutbankfs/cutbank/repo/tree"
 	"github.com/cutbankfs/cutbank/snapshotter/system"
+	"github.com/cutbankfs/cutbank/snapshotter/system/command"
 )
 
 // Files of a snapshot that has no database.
@@ -47,7 +48,7 @@ func (s *System) txn(ctx context.Context, compares, ops []string, answer any) er
 	}
 	var out bytes.Buffer
 	p.Stdin = strings.NewReader(lines(compares) + "\n" + lines(ops) + "\n\n")
-	p.Stdout = &bounded{&out, maxAnswer}
+	p.Stdout = command.Limited(&out, maxAnswer)
 	if err := p.Run(ctx); err != nil {
 		return err
 	}
@@ -55,19 +56,6 @@ func (s *System) txn(ctx context.Context, compares, ops []string, answer any) er
 		return fmt.Errorf("etcdctl txn: %w", err)
 	}
 	return nil
-}
-
-// bounded is a buffer of which too much is an error.
-type bounded struct {
-	*bytes.Buffer
-	left int
-}
-
-func (b *bounded) Write(p []byte) (int, error) {
-	if b.left -= len(p); b.left < 0 {
-		return 0, errors.New("etcdctl prints more than expected")
-	}
-	return b.Buffer.Write(p)
 }
 
 func lines(list []string) string {
