@@ -162,14 +162,22 @@ func (r *Running) watch() {
 // endGroup waits until a group that was told to end has, and kills what has not when
 // it is late.
 func endGroup(group int, late <-chan time.Time) {
+	if !ended(group, late) {
+		_ = syscall.Kill(-group, syscall.SIGKILL)
+		ended(group, time.After(time.Second)) // what nobody waits for counts as there
+	}
+}
+
+// ended waits until a group has ended, but not longer than until.
+func ended(group int, until <-chan time.Time) bool {
 	for syscall.Kill(-group, 0) == nil {
 		select {
 		case <-time.After(20 * time.Millisecond):
-		case <-late:
-			_ = syscall.Kill(-group, syscall.SIGKILL)
-			return
+		case <-until:
+			return false
 		}
 	}
+	return true
 }
 
 // held returns the program, which begins when a line is written to let: it must be
