@@ -208,7 +208,23 @@ func (c *capture) Finish(context.Context) (system.Info, error) {
 	if c.stream != nil && !c.stream.whole() {
 		return c.info, fmt.Errorf("the stream was not read to its end: %w", system.ErrIncomplete)
 	}
+	if c.stream == nil {
+		return c.info, c.stillThere()
+	}
 	return c.info, nil
+}
+
+// stillThere fails if the directory was removed, unmounted or replaced while it was
+// captured: what is missing then looks as if it had been removed on purpose.
+func (c *capture) stillThere() error {
+	now, err := source.Open(c.s.recipe.Dir + "/")
+	if err != nil {
+		return fmt.Errorf("--dir went away while it was captured: %v: %w", err, system.ErrIncomplete)
+	}
+	if a, b := c.root.Attr(), now.Attr(); a.Dev != b.Dev || a.Ino != b.Ino {
+		return fmt.Errorf("--dir %s became another directory while it was captured: %w", c.s.recipe.Dir, system.ErrIncomplete)
+	}
+	return nil
 }
 
 // Close implements system.Capture.

@@ -272,3 +272,35 @@ func TestFind(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestDirGone: a directory that is not there any more at the end was not captured.
+func TestDirGone(t *testing.T) {
+	dir := t.TempDir() + "/data"
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := &System{recipe: recipe{Dir: dir}}
+	said := func(string, ...any) {}
+	c, err := s.Capture(t.Context(), system.CaptureOptions{Name: "n", Mode: system.Full, State: t.TempDir(), Now: time.Now, Logf: said, Warnf: said})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Finish(t.Context()); err != nil {
+		t.Errorf("unchanged: %v", err)
+	}
+	if err := os.Rename(dir, dir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Finish(t.Context()); !errors.Is(err, system.ErrIncomplete) {
+		t.Errorf("moved away: %v", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Finish(t.Context()); !errors.Is(err, system.ErrIncomplete) {
+		t.Errorf("replaced: %v", err)
+	}
+	if err := c.Close(t.Context(), false); err != nil {
+		t.Error(err)
+	}
+}

@@ -23,7 +23,8 @@
 //     and abort runs.
 //   - The stream's command runs while it is read. Unless it exits with 0 nothing is
 //     committed, whatever it has printed, and the error has the end of what it said on
-//     stderr. So it is with a directory of which something cannot be read.
+//     stderr. So it is with a directory of which something cannot be read, or that is
+//     gone, or another one, when it was read.
 //   - Of a pipe only the last command counts: "tar -C nosuch -c . | gzip" exits with 0,
 //     whatever has become of tar. Have bash look at all of them:
 //     bash -o pipefail -c 'tar -C dir -c . | gzip'.
