@@ -232,6 +232,27 @@ func TestRetryListPages(t *testing.T) {
 	}
 }
 
+// round lists the same three pages again and again.
+type round struct{ *backend.Mem }
+
+func (round) ListPage(_ context.Context, _, from string) ([]backend.Info, string, error) {
+	next := map[string]string{"": "b", "a": "b", "b": "c", "c": "a"}[from]
+	return []backend.Info{{Name: next}}, next, nil
+}
+
+func TestRetryListRound(t *testing.T) {
+	n := 0
+	for _, err := range backend.Retry(round{backend.NewMem()}, quick, nil).List(t.Context(), "") {
+		if n++; err == nil && n < 100 {
+			continue
+		}
+		if !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("after %d: %v", n, err)
+		}
+		break
+	}
+}
+
 func TestBackoff(t *testing.T) {
 	for n := 1; ; n++ {
 		wait, again := backend.Backoff(n)

@@ -177,9 +177,11 @@ func (r *retry) List(ctx context.Context, prefix string) iter.Seq2[Info, error] 
 // more than once here.
 func (r *retry) Late() time.Duration { return max(longestUnderWay, Late(r.Backend)) }
 
-// pages lists page by page.
+// pages lists page by page. A listing that goes round never ends: one of the pages so
+// far, the n-th for n a power of two, comes again then.
 func (r *retry) pages(ctx context.Context, p Pager, prefix string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
+		seen, n, mark := "", 0, 1
 		for from := ""; ; {
 			var page []Info
 			var next string
@@ -198,6 +200,13 @@ func (r *retry) pages(ctx context.Context, p Pager, prefix string) iter.Seq2[Inf
 			}
 			if from = next; from == "" {
 				return
+			}
+			if from == seen {
+				yield(Info{}, fmt.Errorf("list %s of %s: after %d pages one is to come again: the server may never come to an end: %w", prefix, r.Backend, n, errors.ErrUnsupported))
+				return
+			}
+			if n++; n == mark {
+				seen, mark = from, 2*mark
 			}
 		}
 	}
