@@ -44,8 +44,9 @@ check:
 race:
 	$(GO) test -race -short -timeout 20m ./...
 
+# Those that do more then; the longest first.
 slow:
-	CUTBANK_SLOW=1 $(GO) test -timeout 30m ./...
+	CUTBANK_SLOW=1 $(GO) test -timeout 30m $(shell grep -rl --include='*_test.go' CUTBANK_SLOW . | xargs -n1 dirname | sort -ru)
 
 soak:
 	CUTBANK_SOAK=$(SOAK) $(GO) test -timeout 0 -count 1 -run TestSoak -v ./test
