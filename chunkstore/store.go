@@ -125,12 +125,10 @@ func (s *Store) get(ctx context.Context, id chunk.ID, h *chunk.Hasher) ([]byte, 
 	}
 	// Packs move while prune runs: look again with what has been published since, by
 	// whoever read it first, and once more where the next prune has been faster.
-	for again := maxMoves; err != nil && again > 0; again-- {
-		changed, serr := s.ix.Sync(ctx)
-		if changed {
+	for n, changed := 0, true; err != nil && changed && n < maxMoves; n++ {
+		var serr error
+		if changed, serr = s.ix.Sync(ctx); changed {
 			s.waited.Store(false)
-		} else {
-			again = 0
 		}
 		if p, err = s.tryAll(ctx, id, h); errors.Is(err, chunk.ErrMissing) && unread(serr) {
 			return nil, fmt.Errorf("chunk %s is in no pack that is known, and what was published since cannot be read: %w", id, serr)

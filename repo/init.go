@@ -272,17 +272,8 @@ func putFirst(ctx context.Context, b backend.Backend, key string, keyData, confi
 // fear that it was removed meanwhile; nobody else knows of this one yet. One that was
 // taken back, and comes late, would lie beside that of the next Init for good.
 func putKey(ctx context.Context, b backend.Backend, name string, p []byte) error {
-	err := b.Put(ctx, name, p)
-	for n := 0; n < 4 && err != nil && !definite(err) && backend.Transient(err); n++ {
-		if serr := sleep(ctx, 200*time.Millisecond<<n); serr != nil {
-			return errors.Join(serr, err)
-		}
-		if err = b.Put(ctx, name, p); errors.Is(err, fs.ErrExist) {
-			got, gerr := b.Get(ctx, name, 0, -1)
-			if gerr == nil && bytes.Equal(got, p) {
-				return nil
-			}
-		}
+	backoff := func(n int, why error) (time.Duration, bool) {
+		return 100 * time.Millisecond << n, n < 5 && !definite(why)
 	}
-	return err
+	return backend.Retry(b, backoff, func(string) bool { return true }).Put(ctx, name, p)
 }

@@ -36,7 +36,7 @@ func TestServicesBadLine(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
 			if !slow() {
-				t.Skip("LEFT OUT: CUTBANK_SLOW=1 runs it")
+				t.Skip("LEFT OUT: `CUTBANK_SLOW=1 make test-services` runs it")
 			}
 			newRuns(t, b.fresh(), f).work(2)
 		})

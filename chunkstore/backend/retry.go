@@ -177,11 +177,30 @@ func (r *retry) List(ctx context.Context, prefix string) iter.Seq2[Info, error] 
 // more than once here.
 func (r *retry) Late() time.Duration { return max(longestUnderWay, Late(r.Backend)) }
 
-// pages lists page by page. A listing that goes round never ends: one of the pages so
-// far, the n-th for n a power of two, comes again then.
+// Round finds out that a server lists the same again and again: of all that it lists,
+// the n-th is remembered, for n a power of two, and one of these comes again then. The
+// zero value has seen nothing.
+type Round struct {
+	seen    string
+	n, mark int
+}
+
+// Again reports whether what is listed now was listed before; a round is found out in
+// the second or third turn.
+func (r *Round) Again(what string) bool {
+	if r.n > 0 && what == r.seen {
+		return true
+	}
+	if r.n++; r.n > r.mark {
+		r.seen, r.mark = what, 2*r.n-1
+	}
+	return false
+}
+
+// pages lists page by page.
 func (r *retry) pages(ctx context.Context, p Pager, prefix string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
-		seen, n, mark := "", 0, 1
+		var round Round
 		for from := ""; ; {
 			var page []Info
 			var next string
@@ -201,12 +220,9 @@ func (r *retry) pages(ctx context.Context, p Pager, prefix string) iter.Seq2[Inf
 			if from = next; from == "" {
 				return
 			}
-			if from == seen {
-				yield(Info{}, fmt.Errorf("list %s of %s: after %d pages one is to come again: the server may never come to an end: %w", prefix, r.Backend, n, errors.ErrUnsupported))
+			if round.Again(from) {
+				yield(Info{}, fmt.Errorf("list %s of %s: a page is to come again: the server may never come to an end: %w", prefix, r.Backend, errors.ErrUnsupported))
 				return
-			}
-			if n++; n == mark {
-				seen, mark = from, 2*mark
 			}
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+
+	"github.com/cutbankfs/cutbank/chunkstore/backend"
 )
 
 // quiet is how many pages of a listing in a row may hold nothing new: a store that
@@ -18,17 +20,16 @@ var errEndless = fmt.Errorf("the server may never come to an end: %w", errors.Er
 // after page holds nothing new. Stores have orders of their own, so that tells
 // nothing.
 type listing struct {
-	most    int64
-	left    atomic.Int64 // pages until something new must come
-	seen    string       // one of the entries so far: the n-th, for n a power of two
-	n, next int
+	most  int64
+	left  atomic.Int64 // pages until something new must come
+	round backend.Round
 }
 
 type listingKey struct{}
 
 // listing returns a context for the requests of one listing, which count its pages.
 func (b *Bucket) listing(ctx context.Context) (context.Context, *listing) {
-	l := &listing{most: b.quiet, next: 1}
+	l := &listing{most: b.quiet}
 	l.left.Store(l.most)
 	return context.WithValue(ctx, listingKey{}, l), l
 }
@@ -44,11 +45,8 @@ func (l *listing) page() error {
 // entry fails if what is listed was listed before.
 func (l *listing) entry(what string) error {
 	l.left.Store(l.most)
-	if l.n > 0 && what == l.seen {
+	if l.round.Again(what) {
 		return fmt.Errorf("%q is listed again: %w", what, errEndless)
-	}
-	if l.n++; l.n == l.next {
-		l.seen, l.next = what, 2*l.next
 	}
 	return nil
 }

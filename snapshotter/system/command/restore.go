@@ -161,6 +161,12 @@ func MayFill(dir string, opt system.RestoreOptions, marks ...string) error {
 	return nil
 }
 
+// Within reports whether a path is a directory, or lies in it; both are absolute and
+// clean.
+func Within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
 // Stored is a stored file as a stream.
 type Stored struct {
 	ctx context.Context

@@ -87,10 +87,10 @@ func (s *System) restoreKeys(ctx context.Context, n tree.Node, info system.Info,
 			res.Bytes += uint64(w.size)
 		}
 	}
-	if opt.DryRun && len(barred) > 0 {
+	switch {
+	case opt.DryRun && len(barred) > 0:
 		return res, barredError(barred)
-	}
-	if opt.DryRun {
+	case opt.DryRun:
 		return res, nil
 	}
 	res.Notes = []string{"keys that are not in the snapshot were left as they are; locks and sessions were not restored"}

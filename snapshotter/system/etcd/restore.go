@@ -78,18 +78,13 @@ func (s *System) mayFill(dir string, opt system.RestoreOptions) error {
 	if err != nil {
 		return err
 	}
-	if within(wal, dir) || within(dir, wal) { // what one replaces is the other's
+	if command.Within(wal, dir) || command.Within(dir, wal) { // what one replaces is the other's
 		return fmt.Errorf("--wal-dir %s and --data-dir %s lie one in the other: name a --wal-dir beside it, and move that before the member is started: %w", wal, dir, system.ErrRefused)
 	}
 	if err := command.MayFill(s.walDir, opt, "*.wal", staging); err != nil {
 		return fmt.Errorf("--wal-dir: %w", err)
 	}
 	return nil
-}
-
-// within reports whether a path is a directory, or lies in it.
-func within(path, dir string) bool {
-	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // unused refuses a database that a server has locked, --force or not.

@@ -94,7 +94,7 @@ func checkSpaces(ctx context.Context, n tree.Node, dir string, spaces map[string
 			}
 		}
 		for at, what := range taken {
-			if at == spaces[oid] || strings.HasPrefix(at, strings.TrimSuffix(spaces[oid], "/")+"/") {
+			if command.Within(at, spaces[oid]) {
 				return fmt.Errorf("tablespace %s is to go to %s, where %s goes, too: say with -T where else: %w", oid, spaces[oid], what, system.ErrRefused)
 			}
 		}
